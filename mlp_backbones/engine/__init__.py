@@ -1,0 +1,1 @@
+"""What training and testing add to mmengine's Runner."""

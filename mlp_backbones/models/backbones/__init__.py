@@ -1,0 +1,4 @@
+from .base import PyramidBackbone
+from .gmlp import GMLP
+
+__all__ = ['GMLP', 'PyramidBackbone']

@@ -1,0 +1,107 @@
+"""gMLP: token mixing by a spatial gate.
+
+Pay Attention to MLPs, Hanxiao Liu, Zihang Dai, David R. So, Quoc V. Le, NeurIPS 2021,
+https://arxiv.org/abs/2105.08050 (section 2 for the block, 2.1 for the spatial gating
+unit, table 1 for the sizes).
+"""
+
+from __future__ import annotations
+
+from mmcv.cnn.bricks import DropPath
+from torch import Tensor, nn
+
+from ...registry import MODELS
+from ..layers import ResolutionAdapter, TokenLinear
+from .base import PyramidBackbone
+
+
+class SpatialGatingUnit(nn.Module):
+    """``s(Z) = Z_1 * f(Z_2)`` with ``f(Z) = W norm(Z) + b`` over tokens (eq. 2 and 3).
+
+    W starts near 0 and b at 1, so that the unit starts as the identity on Z_1.
+
+    Args:
+        dim: Channels of Z.
+        adapter: Brings f to maps of any size.
+        split: Whether Z_1 and Z_2 are the halves of Z, as in the paper's models; else
+            both are Z.
+    """
+
+    def __init__(self, dim: int, adapter: ResolutionAdapter, split: bool = True):
+        super().__init__()
+        if split and dim % 2:
+            raise ValueError(f'a split spatial gating unit needs an even width, not {dim}.')
+        self.split = split
+        self.out_dim = dim // 2 if split else dim
+        self.adapter = adapter
+        tokens = adapter.grid**2
+        self.norm = nn.LayerNorm(self.out_dim)
+        self.proj = TokenLinear(tokens, tokens, interpolation=adapter.interpolation)
+        nn.init.normal_(self.proj.weight, std=1e-6)
+        nn.init.ones_(self.proj.bias)
+
+    def forward(self, z: Tensor) -> Tensor:
+        z1, z2 = z.chunk(2, dim=-1) if self.split else (z, z)
+        return z1 * self.adapter(self.proj, self.norm(z2))
+
+
+class GMLPBlock(nn.Module):
+    """``X + V s(gelu(U norm(X)))`` (eq. 1), channels-last: (B, H, W, dim).
+
+    Args:
+        dim: Channels of the tokens.
+        adapter: Brings the gate to maps of any size.
+        drop_path: Probability of leaving the block out for an image.
+        ffn_ratio: d_ffn / dim, the width before the split. Default: 6, the paper's.
+        sgu_split: Whether the gate splits its input. Default: True.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        adapter: ResolutionAdapter,
+        drop_path: float = 0.0,
+        ffn_ratio: float = 6,
+        sgu_split: bool = True,
+    ):
+        super().__init__()
+        d_ffn = int(dim * ffn_ratio)
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.fc1 = nn.Linear(dim, d_ffn)
+        self.act = nn.GELU()
+        self.sgu = SpatialGatingUnit(d_ffn, adapter, sgu_split)
+        self.fc2 = nn.Linear(self.sgu.out_dim, dim)
+        self.drop_path = DropPath(drop_path)
+        for fc in (self.fc1, self.fc2):
+            nn.init.trunc_normal_(fc.weight, std=0.02)
+            nn.init.zeros_(fc.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.act(self.fc1(self.norm(x)))  # (B, H, W, d_ffn)
+        return x + self.drop_path(self.fc2(self.sgu(z)))
+
+
+@MODELS.register_module()
+class GMLP(PyramidBackbone):
+    """gMLP as a pyramid of four stages.
+
+    Arguments: see :class:`PyramidBackbone`, and ``ffn_ratio`` and ``sgu_split`` of
+    :class:`GMLPBlock`.
+
+    Example:
+        >>> import torch
+        >>> from mlp_backbones.models import GMLP
+        >>> maps = GMLP(arch='nano')(torch.rand(1, 3, 200, 336))
+        >>> [tuple(m.shape) for m in maps]
+        [(1, 32, 50, 84), (1, 64, 25, 42), (1, 128, 13, 21), (1, 256, 7, 11)]
+    """
+
+    presets = {
+        'nano': dict(channels=(32, 64, 128, 256), depths=(2, 2, 4, 2)),
+        'tiny': dict(channels=(96, 192, 384, 768), depths=(2, 2, 7, 3)),
+        'small': dict(channels=(96, 192, 384, 768), depths=(2, 3, 18, 4)),
+        'base': dict(channels=(128, 256, 512, 1024), depths=(2, 4, 18, 4)),
+    }
+
+    def make_block(self, **kwargs) -> nn.Module:
+        return GMLPBlock(**kwargs)

@@ -1,0 +1,3 @@
+from .token_reshape import CrossAttentionReshape, MLPReshape
+
+__all__ = ['CrossAttentionReshape', 'MLPReshape']
