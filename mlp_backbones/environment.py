@@ -86,8 +86,8 @@ def require(*modules: str) -> None:
     if 'mmdet' in modules and not has_compiled_ops():
         raise ImportError(
             "mmcv is installed without its compiled ops (mmcv._ext), which mmdet's models need.\n"
-            'mmcv-lite has none, and a build of mmcv that cannot see torch leaves them out without '
-            'an error. Build it again beside torch:\n'
+            'mmcv-lite has none, and a build of mmcv that cannot see torch leaves them out '
+            'without an error. Build it again beside torch:\n'
             '    pip install "setuptools<82" wheel packaging ninja\n'
             '    pip install --no-build-isolation --no-cache-dir --no-deps --force-reinstall '
             f'"{_requirement("mmcv", installed())}"\n'
@@ -160,8 +160,8 @@ def _check_present(modules: tuple[str, ...], found: dict[str, dict[str, str]], u
     gone = [name for module in missing for name in found[module]]
     if gone:
         reason = (
-            f'{" and ".join(gone)} should provide {" and ".join(missing)}, but the files are gone, '
-            'as happens when another distribution with the same files is uninstalled. '
+            f'{" and ".join(gone)} should provide {" and ".join(missing)}, but the files are '
+            'gone, as happens when another distribution with the same files is uninstalled. '
             'Remove the rest first:\n'
             f'    pip uninstall -y {" ".join(gone)}'
         )

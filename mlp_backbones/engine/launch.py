@@ -175,7 +175,7 @@ def move_data_root(node: Any, old: str, new: str) -> Any:
     if isinstance(node, str):
         below = node.removeprefix(old.rstrip('/'))
         if node.startswith(old.rstrip('/')) and below[:1] in ('', '/'):
-            return new.rstrip('/') + below
+            return new.rstrip('/') + below or '/'
     return node
 
 
@@ -317,8 +317,9 @@ def check_checkpoint(path: str, setting: str, resume: bool = False) -> None:
             path, map_location='cpu', weights_only=True, mmap=zipfile.is_zipfile(path)
         )
     except Exception as error:  # on a file of another kind: just anything
+        reason = _why_not_loaded(path, error)
         raise ValueError(
-            f'{setting}: {path} is no checkpoint that can be loaded: {_why_not_loaded(path)}'
+            f'{setting}: {path} is no checkpoint that can be loaded: {reason}'
         ) from error
     if not isinstance(content, dict):
         raise ValueError(
@@ -339,18 +340,16 @@ def check_checkpoint(path: str, setting: str, resume: bool = False) -> None:
         raise ValueError(f'{setting}: {path} is no checkpoint: it holds no weights')
 
 
-def _why_not_loaded(path: str) -> str:
+def _why_not_loaded(path: str, error: Exception) -> str:
     if not zipfile.is_zipfile(path):
         return 'it is no file of torch.save, or it was cut off while it was written'
     try:
         classes = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:  # a zip file, but not torch's
         return 'it is a zip file, but not one of torch.save'
-    allowed = {'builtins.getattr'}
     return (
-        'it holds objects that are neither weights nor training state, '
-        'and unpickling them could run code: '
-        f'{", ".join(sorted(set(classes) - allowed))}'
+        'it holds objects that are neither weights nor training state, and unpickling them '
+        f'could run code: {", ".join(sorted(set(classes))) or error}'
     )
 
 

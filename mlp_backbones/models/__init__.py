@@ -1,10 +1,9 @@
 from ..registry import MODELS, ROOT_MODELS
-from .backbones import GMLP, PyramidBackbone
+from .backbones import *  # noqa: F403
+from .necks import *  # noqa: F403
 
 # The bare name, type='GMLP', resolves through the root registry. A class that another
 # package registered there under the same name keeps it.
 for _name, _class in MODELS.module_dict.items():
     if _name not in ROOT_MODELS.module_dict:
         ROOT_MODELS.register_module(name=_name, module=_class)
-
-__all__ = ['GMLP', 'PyramidBackbone']

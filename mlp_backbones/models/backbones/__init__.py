@@ -1,4 +1,20 @@
-from .base import PyramidBackbone
-from .gmlp import GMLP
+from .base import PlainBackbone, PyramidBackbone
+from .gmlp import GMLP, PlainGMLP
+from .mlp_mixer import MLPMixer, PlainMLPMixer
+from .resmlp import PlainResMLP, ResMLP
+from .s2mlp import S2MLP, PlainS2MLP
+from .vit import PlainViT
 
-__all__ = ['GMLP', 'PyramidBackbone']
+__all__ = [
+    'GMLP',
+    'MLPMixer',
+    'PlainBackbone',
+    'PlainGMLP',
+    'PlainMLPMixer',
+    'PlainResMLP',
+    'PlainS2MLP',
+    'PlainViT',
+    'PyramidBackbone',
+    'ResMLP',
+    'S2MLP',
+]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from mmengine.model import BaseModule
@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..layers import (
+    GRID_MODES,
     PatchEmbed,
     PatchMerging,
+    PositionEmbedding,
     ResolutionAdapter,
     TokenLinear,
     check_shape,
@@ -25,10 +27,16 @@ from ..layers.resampling import check_interpolation
 class Backbone(BaseModule):
     """What every backbone shares: its arguments' checks, freezing and loading.
 
-    A subclass sets ``presets``, a dict from the names of ``arch`` to its settings.
+    A family sets ``presets``, a dict from the names of ``arch`` to its settings, and
+    ``make_block``, which takes ``dim``, ``adapter``, ``drop_path`` and options of its own
+    and returns a block on tokens (B, H, W, dim). See docs/adding_a_family.md.
     """
 
     presets: dict[str, dict] = {}
+    make_block: Callable[..., nn.Module]
+    modes: Sequence[str] = GRID_MODES  # () for a family whose mixing fits any resolution
+    default_resolution: str
+    default_interpolation = 'bilinear'
 
     def __init__(self, in_channels: int, with_cp: bool, init_cfg: dict | list[dict] | None):
         super().__init__(init_cfg)
@@ -77,11 +85,35 @@ class Backbone(BaseModule):
                 'it first (the data preprocessor of the detector or segmentor does so).'
             )
 
-    def run(self, block: nn.Module, x: Tensor) -> Tensor:
+    def make_adapters(
+        self,
+        grids: Sequence[int],
+        depths: Sequence[int],
+        resolution: str | Sequence[str] | None,
+        interpolation: str | None,
+    ) -> list[list[ResolutionAdapter | None]]:
+        """The resolution adapter of every block, by stage."""
+        if not self.modes:
+            if resolution is not None:
+                raise ValueError(
+                    f'{type(self).__name__} mixes tokens in a way that fits any resolution; '
+                    f'it takes no resolution, but got {resolution!r}.'
+                )
+            return [[None] * depth for depth in depths]
+        interpolation = check_interpolation(interpolation or self.default_interpolation)
+        if resolution is None:
+            resolution = self.default_resolution
+        patterns = parse_resolution(resolution, len(depths), self.modes)
+        return [
+            [ResolutionAdapter(grid, p[j % len(p)], interpolation) for j in range(depth)]
+            for grid, depth, p in zip(grids, depths, patterns)
+        ]
+
+    def run(self, block: nn.Module, *args) -> Tensor:
         """Apply a block; with ``with_cp``, recompute it in the backward pass."""
         if self.with_cp and torch.is_grad_enabled():
-            return checkpoint(block, x, use_reentrant=False)
-        return block(x)
+            return checkpoint(block, *args, use_reentrant=False)
+        return block(*args)
 
     def frozen_modules(self) -> list[nn.Module]:
         """The modules that ``frozen_stages`` freezes."""
@@ -135,7 +167,8 @@ class Backbone(BaseModule):
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
         # token-mixing weights of another grid are resized where they are loaded
-        resizable = [n + '.' for n, m in self.named_modules() if isinstance(m, TokenLinear)]
+        kinds = (TokenLinear, PositionEmbedding)
+        resizable = [n + '.' for n, m in self.named_modules() if isinstance(m, kinds)]
         for name, param in self.state_dict().items():
             if not name.startswith(tuple(resizable)):
                 check_shape(state_dict, prefix + name, param)
@@ -159,7 +192,7 @@ class PyramidBackbone(Backbone):
         resolution: How token mixing meets maps of other sizes: 'interpolate', 'window',
             'grid', modes that alternate by block such as 'window+interpolate', or one of
             these per stage. Default: 'window+interpolate'.
-        interpolation: 'bilinear' or 'bicubic'. Default: 'bilinear'.
+        interpolation: 'bilinear' (default) or 'bicubic'.
         out_indices: Stages whose maps are returned. Stages after the last of them are
             not built. Default: (0, 1, 2, 3).
         frozen_stages: -1 freezes nothing, 0 the patch embedding, n the first n stages
@@ -173,13 +206,15 @@ class PyramidBackbone(Backbone):
         block_options: Arguments of the family's block, which win over those in ``arch``.
     """
 
+    default_resolution = 'window+interpolate'
+
     def __init__(
         self,
         arch: str | dict = 'tiny',
         in_channels: int = 3,
         pretrain_img_size: int = 224,
-        resolution: str | Sequence[str] = 'window+interpolate',
-        interpolation: str = 'bilinear',
+        resolution: str | Sequence[str] | None = None,
+        interpolation: str | None = None,
         out_indices: Sequence[int] = (0, 1, 2, 3),
         frozen_stages: int = -1,
         drop_path_rate: float = 0.1,
@@ -188,10 +223,10 @@ class PyramidBackbone(Backbone):
         **block_options,
     ):
         super().__init__(in_channels, with_cp, init_cfg)
-        settings = self.resolve_arch(arch, required=('channels', 'depths'))
-        channels = tuple(settings.pop('channels'))
-        depths = tuple(settings.pop('depths'))
-        mixing_strides = tuple(settings.pop('mixing_strides', (16, 16, 16, 32)))
+        options = {**self.resolve_arch(arch, required=('channels', 'depths')), **block_options}
+        channels = tuple(options.pop('channels'))
+        depths = tuple(options.pop('depths'))
+        mixing_strides = tuple(options.pop('mixing_strides', (16, 16, 16, 32)))
         if not len(channels) == len(depths) == len(mixing_strides) == 4:
             raise ValueError(
                 'channels, depths and mixing_strides of an arch have 4 entries each, one per '
@@ -199,43 +234,29 @@ class PyramidBackbone(Backbone):
                 f'mixing_strides={mixing_strides}.'
             )
         check_positive('pretrain_img_size', pretrain_img_size)
-        check_interpolation(interpolation)
-        patterns = parse_resolution(resolution, len(depths))
         self.out_indices = check_out_indices(out_indices, len(depths))
         self.frozen_stages = check_range('frozen_stages', frozen_stages, -1, len(depths))
         num_stages = max(self.out_indices) + 1
-        drop_rates = stochastic_depth(drop_path_rate, sum(depths))
+        grids = [-(-pretrain_img_size // stride) for stride in mixing_strides]
+        adapters = self.make_adapters(grids, depths, resolution, interpolation)
+        drop_rates = iter(stochastic_depth(drop_path_rate, sum(depths)))
 
         self.patch_embed = PatchEmbed(in_channels, channels[0], patch_size=4)
-        self.merges = nn.ModuleList(  # merges[i] leads into stage i
-            PatchMerging(channels[i - 1], channels[i]) if i else nn.Identity()
-            for i in range(num_stages)
-        )
+        self.merges = nn.ModuleList()  # merges[i] leads into stage i
         self.stages = nn.ModuleList()
         for i in range(num_stages):
-            side = -(-pretrain_img_size // mixing_strides[i])
-            blocks = []
-            for j in range(depths[i]):
-                mode = patterns[i][j % len(patterns[i])]
-                blocks.append(
-                    self.make_block(
-                        dim=channels[i],
-                        adapter=ResolutionAdapter(side, mode, interpolation),
-                        drop_path=drop_rates[sum(depths[:i]) + j],
-                        **{**settings, **block_options},
-                    )
+            self.merges.append(PatchMerging(channels[i - 1], channels[i]) if i else nn.Identity())
+            blocks = [
+                self.make_block(
+                    dim=channels[i], adapter=adapter, drop_path=next(drop_rates), **options
                 )
+                for adapter in adapters[i]
+            ]
             self.stages.append(nn.ModuleList(blocks))
         self.norms = nn.ModuleDict(
             {str(i): nn.LayerNorm(channels[i], eps=1e-6) for i in self.out_indices}
         )
         self._freeze()
-
-    def make_block(
-        self, dim: int, adapter: ResolutionAdapter, drop_path: float, **options
-    ) -> nn.Module:
-        """A block of the family, on tokens (B, H, W, dim)."""
-        raise NotImplementedError
 
     def frozen_modules(self) -> list[nn.Module]:
         frozen = [self.patch_embed] if self.frozen_stages >= 0 else []
@@ -260,6 +281,158 @@ class PyramidBackbone(Backbone):
         return tuple(outs)
 
 
+class PlainBackbone(Backbone):
+    """One width and one resolution throughout: a model as it was published.
+
+    A patch embedding, blocks, and a norm. A family may take a class token if its blocks do.
+
+    Args:
+        arch: A preset, or a dict with 'embed_dims', 'num_layers' and 'patch_size', and
+            optionally 'patch_norm', 'cls_token', 'pos_embed' and any argument of the
+            family's block. No default.
+        in_channels: Channels of the image. Default: 3.
+        pretrain_img_size: Side in pixels of the square images that the token-mixing
+            weights are made for. Default: 224.
+        resolution: How token mixing meets maps of other sizes: 'interpolate', 'window',
+            'grid', or modes that alternate by block such as 'window+grid'. Default:
+            'interpolate'.
+        interpolation: 'bilinear' (default) or 'bicubic'.
+        out_indices: Layers whose maps are returned, negative ones counted from the last.
+            Layers after the last of them are not built. Default: -1.
+        frozen_stages: -1 freezes nothing, 0 the patch embedding (with the class token and
+            the position embedding), n the first n layers as well. Default: -1.
+        drop_path_rate: Stochastic depth of the last block; it rises linearly from 0 at
+            the first. Default: 0.1.
+        cls_token: Whether a class token is mixed with the map. Default: the arch's, else
+            False.
+        pos_embed: Whether a position embedding is added to the map, resampled to its
+            size. Default: the arch's, else False.
+        with_cp: Whether to recompute each block's activations in the backward pass,
+            which saves memory. Default: False.
+        init_cfg: mmengine's initialisation config, such as
+            ``dict(type='Pretrained', checkpoint=...)``. Default: None.
+        block_options: Arguments of the family's block, which win over those in ``arch``.
+    """
+
+    default_resolution = 'interpolate'
+    takes_class_token = False
+
+    def __init__(
+        self,
+        arch: str | dict,
+        in_channels: int = 3,
+        pretrain_img_size: int = 224,
+        resolution: str | None = None,
+        interpolation: str | None = None,
+        out_indices: int | Sequence[int] = -1,
+        frozen_stages: int = -1,
+        drop_path_rate: float = 0.1,
+        cls_token: bool | None = None,
+        pos_embed: bool | None = None,
+        with_cp: bool = False,
+        init_cfg: dict | list[dict] | None = None,
+        **block_options,
+    ):
+        super().__init__(in_channels, with_cp, init_cfg)
+        settings = self.resolve_arch(arch, required=('embed_dims', 'num_layers', 'patch_size'))
+        given = dict(cls_token=cls_token, pos_embed=pos_embed)
+        settings.update({key: value for key, value in given.items() if value is not None})
+        options = {**settings, **block_options}
+        dim, depth = options.pop('embed_dims'), options.pop('num_layers')
+        patch_size = options.pop('patch_size')
+        patch_norm = options.pop('patch_norm', False)
+        cls_token, pos_embed = options.pop('cls_token', False), options.pop('pos_embed', False)
+        for name, value in (
+            ('embed_dims', dim),
+            ('num_layers', depth),
+            ('patch_size', patch_size),
+            ('pretrain_img_size', pretrain_img_size),
+        ):
+            check_positive(name, value)
+        if cls_token and not self.takes_class_token:
+            raise ValueError(f'{type(self).__name__} has no class token; got cls_token=True.')
+        if cls_token:
+            options['prefix_tokens'] = 1
+        self.num_layers = depth
+        self.out_indices = check_out_indices(
+            [i + depth if i < 0 else i for i in as_tuple(out_indices)], depth
+        )
+        self.frozen_stages = check_range('frozen_stages', frozen_stages, -1, depth)
+        grid = -(-pretrain_img_size // patch_size)
+        (adapters,) = self.make_adapters([grid], [depth], resolution, interpolation)
+
+        norm = self.make_norm(dim) if patch_norm else None
+        self.patch_embed = PatchEmbed(in_channels, dim, patch_size, norm)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if cls_token else None
+        self.pos_embed = None
+        if pos_embed:
+            method = interpolation or self.default_interpolation
+            self.pos_embed = PositionEmbedding(grid, dim, method, int(cls_token))
+        drop_rates = stochastic_depth(drop_path_rate, depth)
+        self.layers = nn.ModuleList(
+            self.make_block(dim=dim, adapter=adapter, drop_path=rate, **options)
+            for adapter, rate in list(zip(adapters, drop_rates))[: max(self.out_indices) + 1]
+        )
+        # the published norm comes after the last layer
+        self.norm = self.make_norm(dim) if self.out_indices[-1] == depth - 1 else nn.Identity()
+        self._freeze()
+
+    @staticmethod
+    def make_norm(dim: int) -> nn.Module:
+        """The norm after the last layer and, where there is one, of the patch embedding."""
+        return nn.LayerNorm(dim, eps=1e-6)
+
+    def frozen_modules(self) -> list[nn.Module]:
+        if self.frozen_stages < 0:
+            return []
+        frozen = [self.patch_embed, *self.layers[: self.frozen_stages]]
+        frozen += [self.pos_embed] if self.pos_embed else []
+        frozen += [self.norm] if self.frozen_stages == self.num_layers else []
+        return frozen
+
+    def _freeze(self) -> None:
+        super()._freeze()
+        if self.cls_token is not None and self.frozen_stages >= 0:
+            self.cls_token.requires_grad_(False)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) -> tokens (B, h, w, dim); (B, 1 + h w, dim) with a class token."""
+        x = self.patch_embed(x)
+        prefix = 0
+        if self.pos_embed is not None:
+            prefix, positions = self.pos_embed(x.shape[1:3])
+            x = x + positions
+        if self.cls_token is not None:
+            token = (self.cls_token + prefix).expand(len(x), -1, -1)
+            x = torch.cat([token, x.flatten(1, 2)], dim=1)
+        return x
+
+    def forward_tokens(self, x: Tensor) -> list[tuple[Tensor, Tensor | None]]:
+        """Images (B, C, H, W) -> for each of ``out_indices`` the map (B, h, w, dim) and the
+        class token (B, dim), or None without one. The last layer's are normalised.
+        """
+        self.check_input(x)
+        p = self.patch_embed.patch_size
+        size = (-(-x.shape[2] // p), -(-x.shape[3] // p))
+        x = self.embed(x)
+        outs = []
+        for i, layer in enumerate(self.layers):
+            x = self.run(layer, x) if self.cls_token is None else self.run(layer, x, size)
+            if i in self.out_indices:
+                y = self.norm(x) if i == self.num_layers - 1 else x
+                if self.cls_token is None:
+                    outs.append((y, None))
+                else:
+                    outs.append((y[:, 1:].unflatten(1, size), y[:, 0]))
+        return outs
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Images (B, C, H, W) -> one map (B, dim, ceil(H / p), ceil(W / p)) for each of
+        ``out_indices``, p the patch size, contiguous in memory.
+        """
+        return tuple(to_feature_map(tokens) for tokens, _ in self.forward_tokens(x))
+
+
 def to_feature_map(x: Tensor) -> Tensor:
     """Tokens (B, H, W, C) -> map (B, C, H, W), contiguous in memory.
 
@@ -277,9 +450,7 @@ def stochastic_depth(rate: float, depth: int) -> list[float]:
 
 def check_out_indices(out_indices: Sequence[int], num: int) -> tuple[int, ...]:
     """Return ``out_indices`` as a sorted tuple, or raise ValueError."""
-    if isinstance(out_indices, int):
-        out_indices = (out_indices,)
-    out_indices = tuple(out_indices)
+    out_indices = as_tuple(out_indices)
     valid = all(isinstance(i, int) and 0 <= i < num for i in out_indices)
     if not out_indices or not valid or list(out_indices) != sorted(set(out_indices)):
         raise ValueError(
@@ -287,6 +458,10 @@ def check_out_indices(out_indices: Sequence[int], num: int) -> tuple[int, ...]:
             f'{num - 1}.'
         )
     return out_indices
+
+
+def as_tuple(value: int | Sequence[int]) -> tuple[int, ...]:
+    return (value,) if isinstance(value, int) else tuple(value)
 
 
 def check_range(name: str, value: int, low: int, high: int) -> int:

@@ -7,12 +7,35 @@ unit, table 1 for the sizes).
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
 from ...registry import MODELS
 from ..layers import ResolutionAdapter, TokenLinear
-from .base import PyramidBackbone
+from .base import PlainBackbone, PyramidBackbone
+
+
+class TinyAttention(nn.Module):
+    """The single attention head of aMLP (sec. 4.3): (B, N, dim) -> (B, N, out_dim).
+
+    Args:
+        dim: Channels of the tokens.
+        out_dim: Channels of the gate.
+        attn_dim: Channels d of queries, keys and values.
+    """
+
+    def __init__(self, dim: int, out_dim: int, attn_dim: int):
+        super().__init__()
+        self.qkv = nn.Linear(dim, 3 * attn_dim)
+        self.proj = nn.Linear(attn_dim, out_dim)
+        for fc in (self.qkv, self.proj):
+            nn.init.trunc_normal_(fc.weight, std=0.02)
+            nn.init.zeros_(fc.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).unsqueeze(1).chunk(3, dim=-1)  # one head: (B, 1, N, d)
+        return self.proj(F.scaled_dot_product_attention(q, k, v).squeeze(1))
 
 
 class SpatialGatingUnit(nn.Module):
@@ -40,9 +63,10 @@ class SpatialGatingUnit(nn.Module):
         nn.init.normal_(self.proj.weight, std=1e-6)
         nn.init.ones_(self.proj.bias)
 
-    def forward(self, z: Tensor) -> Tensor:
+    def forward(self, z: Tensor, attention: Tensor | float = 0) -> Tensor:
+        """Gate Z, (B, H, W, dim); ``attention`` is added to the gate."""
         z1, z2 = z.chunk(2, dim=-1) if self.split else (z, z)
-        return z1 * self.adapter(self.proj, self.norm(z2))
+        return z1 * (self.adapter(self.proj, self.norm(z2)) + attention)
 
 
 class GMLPBlock(nn.Module):
@@ -54,6 +78,8 @@ class GMLPBlock(nn.Module):
         drop_path: Probability of leaving the block out for an image.
         ffn_ratio: d_ffn / dim, the width before the split. Default: 6, the paper's.
         sgu_split: Whether the gate splits its input. Default: True.
+        attn_dim: Width of aMLP's tiny attention, which is added to the gate; the paper
+            takes 64. Default: 0, for none.
     """
 
     def __init__(
@@ -63,13 +89,16 @@ class GMLPBlock(nn.Module):
         drop_path: float = 0.0,
         ffn_ratio: float = 6,
         sgu_split: bool = True,
+        attn_dim: int = 0,
     ):
         super().__init__()
         d_ffn = int(dim * ffn_ratio)
+        self.adapter = adapter
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.fc1 = nn.Linear(dim, d_ffn)
         self.act = nn.GELU()
         self.sgu = SpatialGatingUnit(d_ffn, adapter, sgu_split)
+        self.attn = TinyAttention(dim, self.sgu.out_dim, attn_dim) if attn_dim else None
         self.fc2 = nn.Linear(self.sgu.out_dim, dim)
         self.drop_path = DropPath(drop_path)
         for fc in (self.fc1, self.fc2):
@@ -77,16 +106,18 @@ class GMLPBlock(nn.Module):
             nn.init.zeros_(fc.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        z = self.act(self.fc1(self.norm(x)))  # (B, H, W, d_ffn)
-        return x + self.drop_path(self.fc2(self.sgu(z)))
+        y = self.norm(x)
+        z = self.act(self.fc1(y))  # (B, H, W, d_ffn)
+        attention = self.adapter(self.attn, y) if self.attn else 0
+        return x + self.drop_path(self.fc2(self.sgu(z, attention)))
 
 
 @MODELS.register_module()
 class GMLP(PyramidBackbone):
     """gMLP as a pyramid of four stages.
 
-    Arguments: see :class:`PyramidBackbone`, and ``ffn_ratio`` and ``sgu_split`` of
-    :class:`GMLPBlock`.
+    Arguments: see :class:`PyramidBackbone`, and ``ffn_ratio``, ``sgu_split`` and
+    ``attn_dim`` of :class:`GMLPBlock`.
 
     Example:
         >>> import torch
@@ -102,6 +133,20 @@ class GMLP(PyramidBackbone):
         'small': dict(channels=(96, 192, 384, 768), depths=(2, 3, 18, 4)),
         'base': dict(channels=(128, 256, 512, 1024), depths=(2, 4, 18, 4)),
     }
+    make_block = GMLPBlock
 
-    def make_block(self, **kwargs) -> nn.Module:
-        return GMLPBlock(**kwargs)
+
+@MODELS.register_module()
+class PlainGMLP(PlainBackbone):
+    """gMLP as published (table 1).
+
+    Arguments: see :class:`PlainBackbone`, and ``ffn_ratio``, ``sgu_split`` and
+    ``attn_dim`` of :class:`GMLPBlock`.
+    """
+
+    presets = {
+        'ti16': dict(embed_dims=128, num_layers=30, patch_size=16),
+        's16': dict(embed_dims=256, num_layers=30, patch_size=16),
+        'b16': dict(embed_dims=512, num_layers=30, patch_size=16),
+    }
+    make_block = GMLPBlock

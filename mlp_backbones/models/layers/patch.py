@@ -17,12 +17,14 @@ class PatchEmbed(nn.Module):
         in_channels: Channels of the image.
         dim: Channels of the tokens.
         patch_size: Side p of a patch, in pixels.
+        norm: A norm of the tokens; None for none.
     """
 
-    def __init__(self, in_channels: int, dim: int, patch_size: int):
+    def __init__(self, in_channels: int, dim: int, patch_size: int, norm: nn.Module | None = None):
         super().__init__()
         self.patch_size = patch_size
         self.proj = nn.Conv2d(in_channels, dim, patch_size, patch_size)
+        self.norm = norm or nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         p = self.patch_size
@@ -31,7 +33,7 @@ class PatchEmbed(nn.Module):
             x = F.pad(x, (0, -w % p, 0, -h % p))
         # as a matrix product, so that the tokens come out channels-last in memory
         patches = rearrange(x, 'b c (h p) (w q) -> b h w (c p q)', p=p, q=p)
-        return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
+        return self.norm(F.linear(patches, self.proj.weight.flatten(1), self.proj.bias))
 
 
 class PatchMerging(nn.Module):

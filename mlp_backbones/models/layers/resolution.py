@@ -85,9 +85,7 @@ class ResolutionAdapter:
 
     def __post_init__(self):
         if self.mode not in MODES:
-            raise ValueError(
-                f'resolution mode {self.mode!r} is unknown; {_modes_message(MODES)}'
-            )
+            raise ValueError(f'resolution mode {self.mode!r} is unknown; {_modes_message(MODES)}')
         check_interpolation(self.interpolation)
 
     def __call__(self, mixer: TokenMixer, x: Tensor) -> Tensor:

@@ -48,8 +48,11 @@ class TokenLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         b, n, c = x.shape
         x = x.transpose(0, 1).reshape(n, b * c)
-        x = torch.addmm(self.bias[:, None], self.weight, x)
-        return x.view(-1, b, c).transpose(0, 1)  # (B, N_out, C)
+        if self.bias.dim() == 1:
+            x = torch.addmm(self.bias[:, None], self.weight, x).view(-1, b, c)
+        else:  # a bias for every token and channel, as folding a channel scale leaves it
+            x = torch.mm(self.weight, x).view(-1, b, c) + self.bias[:, None]
+        return x.transpose(0, 1)  # (B, N_out, C)
 
     def extra_repr(self) -> str:
         n_out, n_in = self.weight.shape

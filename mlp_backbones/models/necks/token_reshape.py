@@ -281,9 +281,7 @@ class CrossAttentionReshape(TokenReshape):
         num = len(self.in_sizes)
         in_channels = _per_level('in_channels', in_channels, num)
         out_channels = (
-            in_channels
-            if out_channels is None
-            else _per_level('out_channels', out_channels, num)
+            in_channels if out_channels is None else _per_level('out_channels', out_channels, num)
         )
         (num_heads,) = _per_level('num_heads', num_heads, 1)
         (head_dim,) = _per_level('head_dim', head_dim, 1)

@@ -42,9 +42,7 @@ def test_downsampling_is_the_normalised_adjoint(n, m, interpolation):
 @given(st.tuples(length, length), st.tuples(length, length), kernel)
 def test_a_map_is_resampled_by_the_kronecker_product(size, new_size, interpolation):
     x = torch.randn(2, *size, 3, dtype=torch.float64)
-    rows, columns = (
-        build_resampling_matrix(n, m, interpolation) for n, m in zip(size, new_size)
-    )
+    rows, columns = (build_resampling_matrix(n, m, interpolation) for n, m in zip(size, new_size))
     expected = torch.einsum('ph,qw,bhwc->bpqc', rows, columns, x)
     torch.testing.assert_close(resample(x, new_size, interpolation), expected)
 
@@ -57,8 +55,10 @@ def test_the_cached_matrix_follows_dtype_and_serves_training_after_inference():
     assert x.grad is not None
     assert resample(x.bfloat16(), (9, 9)).dtype == torch.bfloat16
     assert resampling_matrix(5, 9, 'bilinear', x) is resampling_matrix(5, 9, 'bilinear', x)
-    assert torch.equal(resampling_matrix(5, 9, 'bilinear', copy.deepcopy(x)),
-                       build_resampling_matrix(5, 9).float())
+    assert torch.equal(
+        resampling_matrix(5, 9, 'bilinear', copy.deepcopy(x)),
+        build_resampling_matrix(5, 9).float(),
+    )
 
 
 def test_gradients_are_exact():

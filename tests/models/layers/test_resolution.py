@@ -31,8 +31,9 @@ def test_interpolate_is_the_dense_interpolated_weight(g, h, w, interpolation):
     x = torch.randn(2, h, w, 3, dtype=torch.float64)
 
     def kron(a, b):
-        return torch.kron(build_resampling_matrix(*a, interpolation),
-                          build_resampling_matrix(*b, interpolation))
+        return torch.kron(
+            build_resampling_matrix(*a, interpolation), build_resampling_matrix(*b, interpolation)
+        )
 
     down, up = kron((h, g), (w, g)), kron((g, h), (g, w))
     dense = up @ weight @ down @ x.flatten(1, 2) + (up @ bias)[:, None]
@@ -113,7 +114,9 @@ def test_parse_resolution():
 
 @pytest.mark.parametrize('resolution', ['windows', 'window+', '', ('window', 'nearest')])
 def test_an_unknown_mode_is_named_with_those_that_exist(resolution):
-    with pytest.raises(ValueError, match="unknown here; choose among 'interpolate', 'window', 'grid'"):
+    with pytest.raises(
+        ValueError, match="unknown here; choose among 'interpolate', 'window', 'grid'"
+    ):
         parse_resolution(resolution, 2)
 
 

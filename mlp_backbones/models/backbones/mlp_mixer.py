@@ -1,0 +1,128 @@
+"""MLP-Mixer: token mixing by an MLP over tokens.
+
+MLP-Mixer: An all-MLP Architecture for Vision, Ilya Tolstikhin et al., NeurIPS 2021,
+https://arxiv.org/abs/2105.01601 (section 2 for the layer, table 1 for the sizes,
+appendix C for higher resolutions).
+"""
+
+from __future__ import annotations
+
+from mmcv.cnn.bricks import DropPath
+from torch import Tensor, nn
+
+from ...registry import MODELS
+from ..layers import Mlp, ResolutionAdapter, TokenLinear
+from .base import PlainBackbone, PyramidBackbone
+from .class_token import mix_with_class_token
+
+
+class TokenMlp(nn.Module):
+    """``W2 gelu(W1 X + b1) + b2`` over the tokens of one grid (eq. 1, left).
+
+    Args:
+        grid: Side of the grid; there are ``prefix_tokens + grid**2`` tokens.
+        hidden_dim: D_S, the number of values between the two layers.
+        interpolation: For weights of another grid in a checkpoint.
+        prefix_tokens: Number of class tokens before those of the grid.
+    """
+
+    def __init__(self, grid: int, hidden_dim: int, interpolation: str, prefix_tokens: int):
+        super().__init__()
+        tokens = prefix_tokens + grid**2
+        shared = dict(interpolation=interpolation, prefix_tokens=prefix_tokens)
+        self.fc1 = TokenLinear(tokens, hidden_dim, spatial_out=False, **shared)
+        self.act = nn.GELU()
+        self.fc2 = TokenLinear(hidden_dim, tokens, spatial_in=False, **shared)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.act(self.fc1(x)))  # (B, N, C) -> (B, D_S, C) -> (B, N, C)
+
+
+class MixerBlock(nn.Module):
+    """``U = X + mixer(norm(X))``, ``Y = U + mlp(norm(U))``: Mixer's layer, and ViT's.
+
+    Args:
+        dim: Channels of the tokens.
+        mixer: A token mixer, (B, N, C) -> (B, N, C).
+        adapter: Brings the mixer to maps of any size.
+        drop_path: Probability of leaving a branch out for an image.
+        mlp_ratio: Hidden width of channel mixing / dim.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        mixer: nn.Module,
+        adapter: ResolutionAdapter,
+        drop_path: float = 0.0,
+        mlp_ratio: float = 4,
+    ):
+        super().__init__()
+        self.adapter = adapter
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.mixer = mixer
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """Mix (B, H, W, C), or (B, 1 + H W, C) of ``size`` (H, W) with a class token first."""
+        x = x + self.drop_path(self.mix(self.norm1(x), size))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+    def mix(self, x: Tensor, size: tuple[int, int] | None) -> Tensor:
+        if size is None:
+            return self.adapter(self.mixer, x)
+        return mix_with_class_token(self.adapter, self.mixer, x, size)
+
+
+def make_mixer_block(
+    dim: int,
+    adapter: ResolutionAdapter,
+    drop_path: float = 0.0,
+    token_ratio: float = 0.5,
+    mlp_ratio: float = 4,
+    prefix_tokens: int = 0,
+) -> MixerBlock:
+    """A Mixer layer; ``token_ratio`` is D_S / dim and ``mlp_ratio`` D_C / dim."""
+    hidden_dim = int(dim * token_ratio)
+    mixer = TokenMlp(adapter.grid, hidden_dim, adapter.interpolation, prefix_tokens)
+    return MixerBlock(dim, mixer, adapter, drop_path, mlp_ratio)
+
+
+@MODELS.register_module()
+class MLPMixer(PyramidBackbone):
+    """MLP-Mixer as a pyramid of four stages.
+
+    Arguments: see :class:`PyramidBackbone`, and ``token_ratio`` and ``mlp_ratio`` of
+    :func:`make_mixer_block`.
+    """
+
+    presets = {
+        'nano': dict(channels=(32, 64, 128, 256), depths=(2, 2, 4, 2)),
+        'tiny': dict(channels=(96, 192, 384, 768), depths=(2, 2, 9, 3)),
+        'small': dict(channels=(96, 192, 384, 768), depths=(3, 4, 22, 4)),
+        'base': dict(channels=(128, 256, 512, 1024), depths=(3, 4, 22, 4)),
+    }
+    make_block = staticmethod(make_mixer_block)
+
+
+@MODELS.register_module()
+class PlainMLPMixer(PlainBackbone):
+    """MLP-Mixer as published (table 1).
+
+    Arguments: see :class:`PlainBackbone`, and ``token_ratio`` and ``mlp_ratio`` of
+    :func:`make_mixer_block`. ``pos_embed`` and ``cls_token`` are off in the paper.
+    """
+
+    presets = {
+        's32': dict(embed_dims=512, num_layers=8, patch_size=32),
+        's16': dict(embed_dims=512, num_layers=8, patch_size=16),
+        'b32': dict(embed_dims=768, num_layers=12, patch_size=32),
+        'b16': dict(embed_dims=768, num_layers=12, patch_size=16),
+        'l32': dict(embed_dims=1024, num_layers=24, patch_size=32),
+        'l16': dict(embed_dims=1024, num_layers=24, patch_size=16),
+        'h14': dict(embed_dims=1280, num_layers=32, patch_size=14),
+    }
+    takes_class_token = True
+    make_block = staticmethod(make_mixer_block)

@@ -1,0 +1,209 @@
+"""The tools as a user calls them, and the configs that they read."""
+
+import json
+import os
+import pickle
+import runpy
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, init_default_scope
+
+from mlp_backbones.engine import launch
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = sorted((ROOT / 'configs').glob('*.py'))
+MASK_RCNN = 'configs/gmlp_maskrcnn_coco.py'
+
+
+def run(*command, expect=0, **environment):
+    """Run a tool in the repository's root, on one thread and no GPU."""
+    result = subprocess.run(
+        [sys.executable if word == 'python' else str(word) for word in command],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=dict(os.environ, PYTHON=sys.executable, PYTHONPATH=str(ROOT), **environment)
+        | dict(OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES=''),
+    )
+    assert result.returncode == expect, result.stdout[-1000:] + result.stderr[-9000:]
+    return result
+
+
+# ------------------------------------------------------------------ configs
+
+
+@pytest.mark.parametrize(
+    'path', sorted((ROOT / 'configs').rglob('*.py')), ids=lambda path: path.stem
+)
+def test_every_config_loads(path):
+    cfg = launch.load_config(str(path))
+    assert Config.fromstring(cfg.pretty_text, '.py').to_dict() == cfg.to_dict()
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_data_root_reaches_every_data_set_and_evaluator(path):
+    old = Config.fromfile(path).data_root.rstrip('/')
+    cfg = launch.load_config(str(path), {'data_root': '/elsewhere'})
+    for section in launch.DATA_SECTIONS:
+        assert old not in str(cfg[section])
+    for loop in ('train', 'val', 'test'):
+        assert cfg[f'{loop}_dataloader'].dataset.data_root.rstrip('/') == '/elsewhere'
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_norms_and_biases_do_not_decay(path):
+    cfg = launch.load_config(str(path))
+    init_default_scope(cfg.default_scope)
+    model = MODELS.build(cfg.model)
+    optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
+    decay = {
+        id(p): group['weight_decay'] for group in optimizer.param_groups for p in group['params']
+    }
+    expected = cfg.optim_wrapper.optimizer.weight_decay
+    norms = {
+        id(p)
+        for module in model.modules()
+        if 'Norm' in type(module).__name__
+        for p in module.parameters(recurse=False)
+    }
+    for name, parameter in model.named_parameters():
+        plain = id(parameter) in norms or name.endswith('bias') or parameter.ndim < 2
+        assert decay[id(parameter)] == (0 if plain else expected), name
+
+
+# ------------------------------------------------------------ what goes wrong
+
+
+@pytest.mark.parametrize(
+    'command, messages',
+    [
+        (
+            ['train.py', 'configs/gmlp_maskrcnn.py'],
+            ['no config file configs/gmlp_maskrcnn.py', 'did you mean', MASK_RCNN],
+        ),
+        (
+            ['train.py', MASK_RCNN, '--cfg-options', 'data_root=/nowhere'],
+            [
+                '/nowhere/ does not exist (train_dataloader.dataset.data_root)',
+                '(val_evaluator.ann_file)',
+                'docs/training.md#data',
+            ],
+        ),
+        (['train.py', MASK_RCNN, '--amp'], ['needs a GPU']),
+        (['test.py', MASK_RCNN, 'nowhere.pth'], ['no checkpoint nowhere.pth']),
+        (['test.py', MASK_RCNN, 'LICENSE'], ['LICENSE is no checkpoint']),
+        (['test.py', MASK_RCNN, 'a.pth', '--out', 'folder'], ['must end in .pkl']),
+    ],
+    ids=lambda value: ' '.join(value) if 'py' in value[0] else None,
+)
+def test_a_mistake_ends_a_tool_with_one_message(command, messages, monkeypatch):
+    if '--amp' in command and torch.cuda.is_available():
+        pytest.skip('--amp is no mistake here')
+    tool, *arguments = command
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    monkeypatch.setattr(sys, 'argv', command)
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(ROOT / 'tools' / tool), run_name='__main__')
+    # Python prints a text to stderr, and nothing else, and the exit code is 1.
+    assert end.value.code.startswith(f'{tool}: ')
+    for message in messages:
+        assert message in end.value.code
+
+
+def test_scripts_say_how_they_are_called():
+    for script in ('dist_train.sh', 'dist_test.sh', 'slurm_train.sh'):
+        assert f'{script} ' in run(f'tools/{script}', expect=2).stderr
+
+
+# --------------------------------------------------------------------- a run
+
+
+@pytest.fixture(scope='module')
+def coco(tmp_path_factory):
+    """Four pictures of one bright square, in COCO's layout."""
+    from mmdet.datasets import CocoDataset
+
+    root = tmp_path_factory.mktemp('coco')
+    images, annotations = [], []
+    classes = CocoDataset.METAINFO['classes']
+    categories = [dict(id=i + 1, name=name) for i, name in enumerate(classes)]
+    for i in range(4):
+        image = np.full((64, 64, 3), 60, np.uint8)
+        x = y = 4 + 8 * i
+        image[y : y + 32, x : x + 32] = 220
+        for split in ('train2017', 'val2017'):
+            (root / split).mkdir(exist_ok=True)
+            cv2.imwrite(str(root / split / f'{i}.png'), image)
+        images.append(dict(id=i, file_name=f'{i}.png', width=64, height=64))
+        corners = [x, y, x + 32, y, x + 32, y + 32, x, y + 32]
+        annotations.append(
+            dict(id=i + 1, image_id=i, category_id=1, bbox=[x, y, 32, 32], area=1024, iscrowd=0,
+                 segmentation=[corners])
+        )  # fmt: skip
+    content = dict(images=images, annotations=annotations, categories=categories)
+    (root / 'annotations').mkdir()
+    for split in ('train', 'val'):
+        (root / 'annotations' / f'instances_{split}2017.json').write_text(json.dumps(content))
+    return root
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        return str(free.getsockname()[1])
+
+
+@pytest.mark.slow
+def test_two_processes_train_then_one_resumes_and_tests(coco, tmp_path):
+    options = [
+        '--cfg-options',
+        f'data_root={coco}',
+        'model.backbone.arch=nano',
+        'model.neck.in_channels=32,64,128,256',
+        'model.roi_head.bbox_head.fc_out_channels=16',
+        # Boxes with any score, so that an untrained model has some to evaluate.
+        'model.test_cfg.rcnn.score_thr=0.',
+        'model.test_cfg.rcnn.max_per_img=5',
+        *(
+            f'{loop}_dataloader.{setting}'
+            for loop in ('train', 'val', 'test')
+            for setting in ('num_workers=0', 'persistent_workers=False')
+        ),
+        'train_dataloader.dataset.pipeline.2.scale=(64,64)',
+        'val_dataloader.dataset.pipeline.1.scale=(64,64)',
+        'test_dataloader.dataset.pipeline.1.scale=(64,64)',
+        'default_hooks.logger.interval=1',
+    ]
+    work_dir = ['--work-dir', tmp_path]
+    result = run(
+        'tools/dist_train.sh', MASK_RCNN, 2, *work_dir, '--auto-scale-lr', *options,
+        'train_cfg.max_epochs=1', PORT=free_port(),
+    )  # fmt: skip
+    assert 'distributed on CPUs with gloo, 2 processes' in result.stdout
+    assert 'coco/segm_mAP' in result.stdout + result.stderr
+
+    run(
+        'python', 'tools/train.py', MASK_RCNN, *work_dir, '--resume', *options,
+        'train_cfg.max_epochs=2', 'train_cfg.val_interval=9',
+    )  # fmt: skip
+    state = torch.load(tmp_path / 'epoch_2.pth', weights_only=False)
+    assert state['meta']['iter'] == 1 + 2  # two processes, then one
+
+    predictions = tmp_path / 'predictions.pkl'
+    run(
+        'python', 'tools/test.py', MASK_RCNN, tmp_path / 'epoch_2.pth', *work_dir,
+        '--out', predictions, '--show-dir', tmp_path / 'pictures', *options,
+    )  # fmt: skip
+    assert len(pickle.loads(predictions.read_bytes())) == 4
+    assert len(list((tmp_path / 'pictures').iterdir())) == 4
