@@ -106,7 +106,7 @@ class Backbone(BaseModule):
         patterns = parse_resolution(resolution, len(depths), self.modes)
         return [
             [ResolutionAdapter(grid, p[j % len(p)], interpolation) for j in range(depth)]
-            for grid, depth, p in zip(grids, depths, patterns)
+            for grid, depth, p in zip(grids, depths, patterns, strict=True)
         ]
 
     def run(self, block: nn.Module, *args) -> Tensor:
@@ -272,7 +272,7 @@ class PyramidBackbone(Backbone):
         self.check_input(x)
         x = self.patch_embed(x)
         outs = []
-        for i, (merge, blocks) in enumerate(zip(self.merges, self.stages)):
+        for i, (merge, blocks) in enumerate(zip(self.merges, self.stages, strict=True)):
             x = merge(x)
             for block in blocks:
                 x = self.run(block, x)
@@ -371,7 +371,9 @@ class PlainBackbone(Backbone):
         drop_rates = stochastic_depth(drop_path_rate, depth)
         self.layers = nn.ModuleList(
             self.make_block(dim=dim, adapter=adapter, drop_path=rate, **options)
-            for adapter, rate in list(zip(adapters, drop_rates))[: max(self.out_indices) + 1]
+            for adapter, rate in list(zip(adapters, drop_rates, strict=True))[
+                : max(self.out_indices) + 1
+            ]
         )
         # the published norm comes after the last layer
         self.norm = self.make_norm(dim) if self.out_indices[-1] == depth - 1 else nn.Identity()

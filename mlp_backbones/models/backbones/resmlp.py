@@ -68,9 +68,9 @@ class DeployedResMLPBlock(nn.Module):
     def __init__(self, block: ResMLPBlock):
         super().__init__()
         self.adapter = block.adapter
-        self.norm1 = Affine(len(block.ls1))
-        self.norm1.alpha.copy_(block.ls1 * block.norm1.alpha)
-        self.norm1.beta.copy_(block.ls1 * block.norm1.beta)
+        self.norm1 = block.norm1
+        self.norm1.alpha *= block.ls1
+        self.norm1.beta *= block.ls1
         self.linear_tokens = block.linear_tokens
         self.linear_tokens.bias = nn.Parameter(block.linear_tokens.bias[:, None] * block.ls1)
         self.mlp = block.mlp

@@ -22,7 +22,8 @@ def check_interpolation(interpolation: str) -> str:
     """Return ``interpolation``, or raise ValueError if it names no kernel."""
     if interpolation not in RADIUS:
         raise ValueError(
-            f'interpolation={interpolation!r} is unknown; choose one of {", ".join(map(repr, RADIUS))}.'
+            f'interpolation={interpolation!r} is unknown; choose one of '
+            f'{", ".join(map(repr, RADIUS))}.'
         )
     return interpolation
 

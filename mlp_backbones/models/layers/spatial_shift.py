@@ -30,16 +30,20 @@ class SpatialShift(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Tokens (B, H, W, C) -> (B, H, W, C)."""
         _, h, w, _ = x.shape
-        groups = x.tensor_split(len(self.steps), dim=-1)
         out = x.clone()
-        for group, (i, j), moved in zip(
-            groups, self.steps, out.tensor_split(len(self.steps), dim=-1)
-        ):
+        num = len(self.steps)
+        groups = zip(x.tensor_split(num, -1), out.tensor_split(num, -1), self.steps, strict=True)
+        for source, target, (i, j) in groups:
             if abs(i) < h and abs(j) < w:
-                to = slice(max(i, 0), h + min(i, 0)), slice(max(j, 0), w + min(j, 0))
-                source = slice(max(-i, 0), h + min(-i, 0)), slice(max(-j, 0), w + min(-j, 0))
-                moved[:, *to] = group[:, *source]
+                (to_i, from_i), (to_j, from_j) = _slices(i, h), _slices(j, w)
+                target[:, to_i, to_j] = source[:, from_i, from_j]
         return out
 
     def extra_repr(self) -> str:
         return f'steps={self.steps}'
+
+
+def _slices(step: int, n: int) -> tuple[slice, slice]:
+    """Where on an axis of length n a shift by ``step`` writes, and where it reads."""
+    low, high = max(step, 0), n + min(step, 0)
+    return slice(low, high), slice(low - step, high - step)

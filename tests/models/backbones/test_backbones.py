@@ -138,7 +138,7 @@ def test_every_parameter_learns_at_native_size(cls):
 def test_images_of_a_batch_do_not_mix(cls):
     model = small(cls).eval()
     x = torch.randn(3, 3, 50, 70)
-    for together, alone in zip(model(x), model(x[1:2])):
+    for together, alone in zip(model(x), model(x[1:2]), strict=True):
         torch.testing.assert_close(together[1:2], alone, rtol=1e-4, atol=1e-5)
 
 
@@ -160,7 +160,7 @@ def test_roi_align_reads_our_maps_right(cls, memory_format):
 def test_with_cp_changes_nothing(cls):
     x = torch.randn(1, 3, 70, 50)
     plain, saving = small(cls).train(), small(cls, with_cp=True).train()
-    for a, b in zip(plain(x), saving(x)):
+    for a, b in zip(plain(x), saving(x), strict=True):
         torch.testing.assert_close(a, b)
     for model in (plain, saving):
         sum(o.square().sum() for o in model(x)).backward()
@@ -195,7 +195,7 @@ def test_out_indices_of_a_pyramid(cls, out_indices):
     everything = full(x)
     outs = part(x)
     assert len(outs) == len(indices)
-    for i, out in zip(indices, outs):
+    for i, out in zip(indices, outs, strict=True):
         assert torch.equal(out, everything[i])
     sum(o.sum() for o in outs).backward()
     assert all(p.grad is not None for p in part.parameters())
@@ -211,7 +211,7 @@ def test_copies_pickles_and_state_dicts_are_the_same_model(cls, tmp_path):
     load_checkpoint(other, str(tmp_path / 'model.pth'), strict=True)
     pickled = pickle.loads(pickle.dumps(model))
     for twin in (other, copy.deepcopy(model), pickled):
-        for a, b in zip(expected, twin(x)):
+        for a, b in zip(expected, twin(x), strict=True):
             assert torch.equal(a, b)
 
 
@@ -222,7 +222,9 @@ def test_bf16_autocast(cls):
         outs = model(torch.randn(2, 3, 70, 90))
         sum(o.float().square().mean() for o in outs).backward()
     reference = small(cls)(torch.randn(2, 3, 70, 90))
-    assert all(o.isfinite().all() and o.shape == r.shape for o, r in zip(outs, reference))
+    assert all(
+        o.isfinite().all() and o.shape == r.shape for o, r in zip(outs, reference, strict=True)
+    )
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
@@ -236,7 +238,7 @@ def test_export_and_compile_give_the_eager_maps(cls):
         compiled = torch.compile(model, fullgraph=True, backend='aot_eager')(x)
         again = model(x)
     for outs in (exported, compiled, again):
-        for a, b in zip(expected, outs):
+        for a, b in zip(expected, outs, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
@@ -358,7 +360,7 @@ def test_pretrained_checkpoints(cls, tmp_path):
         model.init_weights()
         return model
 
-    for a, b in zip(source.state_dict().values(), load(good).state_dict().values()):
+    for a, b in zip(source.state_dict().values(), load(good).state_dict().values(), strict=True):
         assert torch.equal(a, b)
     load(good, pretrain_img_size=96)  # token weights are resized to the other grid
     with pytest.raises(FileNotFoundError, match='missing.pth.* does not exist'):

@@ -42,7 +42,9 @@ def test_downsampling_is_the_normalised_adjoint(n, m, interpolation):
 @given(st.tuples(length, length), st.tuples(length, length), kernel)
 def test_a_map_is_resampled_by_the_kronecker_product(size, new_size, interpolation):
     x = torch.randn(2, *size, 3, dtype=torch.float64)
-    rows, columns = (build_resampling_matrix(n, m, interpolation) for n, m in zip(size, new_size))
+    rows, columns = (
+        build_resampling_matrix(n, m, interpolation) for n, m in zip(size, new_size, strict=True)
+    )
     expected = torch.einsum('ph,qw,bhwc->bpqc', rows, columns, x)
     torch.testing.assert_close(resample(x, new_size, interpolation), expected)
 
