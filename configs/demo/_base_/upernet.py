@@ -1,0 +1,90 @@
+# UperNet for images of 128 x 128 on a CPU. A family adds its backbone, with maps of strides 4, 8,
+# 16, 32 and 32, 64, 128, 256 channels. Names in mmseg's own configs do not resolve with
+# onedl-mmsegmentation, so everything is stated here.
+_base_ = './demo_runtime.py'
+
+default_scope = 'mmseg'
+visualizer = dict(
+    type='SegLocalVisualizer', vis_backends=_base_.vis_backends, name='visualizer', alpha=0.6
+)
+default_hooks = dict(visualization=dict(type='SegVisualizationHook'))
+
+# The background is a class like the others: were it ignored, painting shapes over it would cost
+# nothing. For a map in ADE's layout without it, set reduce_zero_label=True in the data sets.
+classes = ('background', 'circle', 'square', 'triangle')
+palette = [[40, 40, 40], [230, 80, 70], [70, 150, 240], [110, 200, 80]]
+
+norm_cfg = dict(type='BN', requires_grad=True)
+model = dict(
+    type='EncoderDecoder',
+    data_preprocessor=dict(
+        type='SegDataPreProcessor',
+        mean=[123.675, 116.28, 103.53],
+        std=[58.395, 57.12, 57.375],
+        bgr_to_rgb=True,
+        pad_val=0,
+        seg_pad_val=255,
+        size_divisor=32,
+    ),
+    backbone=dict(arch='nano', pretrain_img_size=128, drop_path_rate=0.0),
+    decode_head=dict(
+        type='UPerHead',
+        in_channels=[32, 64, 128, 256],
+        in_index=[0, 1, 2, 3],
+        pool_scales=(1, 2),  # the last map has 4 x 4 tokens
+        channels=64,
+        dropout_ratio=0.0,
+        num_classes=len(classes),
+        norm_cfg=norm_cfg,
+        align_corners=False,
+        loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
+    ),
+    train_cfg=dict(),
+    test_cfg=dict(mode='whole'),
+)
+
+data_root = 'data/demo'
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations'),
+    dict(
+        type='RandomFlip',
+        prob=[0.25, 0.25, 0.25],
+        direction=['horizontal', 'vertical', 'diagonal'],
+    ),
+    dict(type='PackSegInputs'),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations'),
+    dict(type='PackSegInputs'),
+]
+dataset_type = 'BaseSegDataset'
+metainfo = dict(classes=classes, palette=palette)
+train_dataloader = dict(
+    batch_size=8,
+    num_workers=0,  # an image takes 2 ms: a worker would only take a core from the training
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    dataset=dict(
+        type=dataset_type,
+        data_root=data_root,
+        metainfo=metainfo,
+        data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'),
+        pipeline=train_pipeline,
+    ),
+)
+val_dataloader = dict(
+    batch_size=8,
+    num_workers=0,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type=dataset_type,
+        data_root=data_root,
+        metainfo=metainfo,
+        data_prefix=dict(img_path='images/validation', seg_map_path='annotations/validation'),
+        pipeline=test_pipeline,
+    ),
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
+test_evaluator = val_evaluator

@@ -1,0 +1,5 @@
+_base_ = '../_base_/plain_maskrcnn_coco.py'
+
+model = dict(
+    backbone=dict(type='mlp_backbones.PlainResMLP', arch='s24', drop_path_rate=0.1),
+)

@@ -1,0 +1,3 @@
+_base_ = './_base_/maskrcnn_coco.py'
+
+model = dict(backbone=dict(type='mlp_backbones.S2MLP', arch='tiny', drop_path_rate=0.2))
