@@ -35,7 +35,6 @@ DATA_SECTIONS = (
 )
 
 
-# ---------------------------------------------------------------- command line
 class _CfgOptions(DictAction):
     """mmengine's DictAction, for which ``--cfg-options a`` is a traceback."""
 
@@ -95,7 +94,6 @@ def config_from_args(args: argparse.Namespace) -> Config:
     return cfg
 
 
-# ---------------------------------------------------------------------- config
 def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
     """Read a config, apply ``--cfg-options``, and check that its codebase
     (mmdet, mmseg, ...) is installed.
@@ -123,7 +121,7 @@ def _did_you_mean(path: str, suffix: str) -> str:
     """``; did you mean ...?`` with files of like names near ``path``."""
     folder = Path(path).parent
     names = {file.name: file for file in folder.glob(f'*{suffix}')}
-    if not names:
+    if not names and not Path(path).is_absolute():
         # A wrong folder: look below the nearest one that exists, not deep.
         while not folder.is_dir():
             folder = folder.parent
@@ -179,7 +177,6 @@ def move_data_root(node: Any, old: str, new: str) -> Any:
     return node
 
 
-# ------------------------------------------------------------------------ data
 def check_data(cfg: Config, loops: Sequence[str]) -> None:
     """Raise FileNotFoundError if data of the loops ('train', 'val', 'test')
     is not there, with each path and the setting that names it."""
@@ -249,7 +246,6 @@ def _missing_path(path: Any, setting: str) -> Iterator[str]:
         yield f'{path} is empty ({setting})'
 
 
-# ----------------------------------------------------------------- checkpoints
 def _history_buffer_statistic(owner: type, name: str) -> Any:
     """``getattr`` as a pickled HistoryBuffer uses it, and nothing more."""
     if owner is not HistoryBuffer:
@@ -366,10 +362,9 @@ def check_start(cfg: Config) -> None:
             check_checkpoint(latest, f'--resume, from {cfg.work_dir}/last_checkpoint', resume=True)
 
 
-# ------------------------------------------------------------------- training
 def enable_amp(cfg: Config) -> None:
     """``--amp``: train in float16 with a dynamic loss scale."""
-    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    kind = cfg.get('optim_wrapper', {}).get('type', 'OptimWrapper')
     if kind == 'AmpOptimWrapper':
         return
     if kind != 'OptimWrapper':
@@ -383,7 +378,7 @@ def enable_amp(cfg: Config) -> None:
 def check_amp(cfg: Config) -> None:
     """mmengine's AmpOptimWrapper needs a GPU, and mmcv's RoIAlign knows no
     bfloat16 on the CPU, where it would not be faster either."""
-    kind = cfg.optim_wrapper.get('type')
+    kind = cfg.get('optim_wrapper', {}).get('type')
     if kind == 'AmpOptimWrapper' and get_device() in ('cpu', 'mps'):
         raise ValueError(
             'mixed precision (--amp, or optim_wrapper.type=AmpOptimWrapper) '
@@ -404,7 +399,6 @@ def enable_auto_scale_lr(cfg: Config) -> None:
     cfg.auto_scale_lr.enable = True
 
 
-# ---------------------------------------------------------------- distributed
 def prepare_launcher(cfg: Config) -> None:
     """Make ``--launcher`` work where mmengine's own way fails or says little.
 
@@ -457,6 +451,7 @@ def prepare_launcher(cfg: Config) -> None:
             find_unused_parameters=cfg.get('find_unused_parameters', False),
         ),
     )
+    cfg.pop('sync_bn', None)
     cfg.model, count = _sync_bn_to_bn(cfg.model)
     if torch.distributed.get_rank() == 0:
         note = f', {count} SyncBN settings changed to BN' if count else ''

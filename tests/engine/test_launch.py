@@ -11,8 +11,6 @@ from mmengine.logging import HistoryBuffer
 
 from mlp_backbones.engine import launch
 
-# ---------------------------------------------------------------- data_root
-
 names = st.text('abc', min_size=1, max_size=3)
 paths = st.lists(names, min_size=1, max_size=4).map('/'.join)
 nodes = st.recursive(
@@ -103,9 +101,6 @@ def test_options_that_do_not_fit_the_config_are_refused():
         launch.apply_options(coco_like(), {'data_root.x': '1'})
 
 
-# --------------------------------------------------------------------- data
-
-
 def test_data_that_is_there_passes_and_each_missing_part_is_named(tmp_path):
     root = f'{tmp_path}/coco/'
     cfg = coco_like(root)
@@ -147,9 +142,6 @@ def test_data_is_looked_for_inside_dataset_wrappers_and_not_in_other_storage():
     assert lines == [
         '  /nowhere does not exist (train_dataloader.dataset.dataset.datasets.2.data_root)'
     ]
-
-
-# -------------------------------------------------------------- checkpoints
 
 
 def training_state():
@@ -235,9 +227,6 @@ def test_resuming_from_the_latest_checkpoint_looks_at_it_first(tmp_path):
     (tmp_path / 'last_checkpoint').write_text(f'{tmp_path}/epoch_3.pth')
     with pytest.raises(FileNotFoundError, match='last_checkpoint: there is no checkpoint'):
         launch.check_start(cfg)
-
-
-# ----------------------------------------------------------------- training
 
 
 def test_amp_needs_a_plain_optim_wrapper():

@@ -7,6 +7,7 @@ See docs/token_reshaping.md.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -76,7 +77,7 @@ class TokenReshape(BaseModule):
         maps = [inputs] if isinstance(inputs, Tensor) else inputs
         self.check_inputs(maps)
         # mmcv's RoIAlign reads raw memory: any other strides give it wrong numbers
-        outs = tuple(level(x).contiguous() for level, x in zip(self.levels, maps))
+        outs = tuple(level(x).contiguous() for level, x in zip(self.levels, maps, strict=True))
         return outs[0] if isinstance(inputs, Tensor) else outs
 
     def check_inputs(self, maps: Sequence[Tensor]) -> None:
@@ -88,7 +89,7 @@ class TokenReshape(BaseModule):
                 f'{name} has {len(self.levels)} levels and was given {len(maps)} maps; give '
                 'in_size and out_size one entry for each map.'
             )
-        for level, x in zip(self.levels, maps):
+        for level, x in zip(self.levels, maps, strict=True):
             channels = getattr(level, 'in_channels', None)
             if x.dim() != 4 or 0 in x.shape or (channels and x.shape[1] != channels):
                 raise ValueError(
@@ -175,7 +176,7 @@ class MLPReshape(TokenReshape):
         super().__init__(in_size, out_size, interpolation, init_cfg)
         num = len(self.in_sizes)
         hiddens = [None] * num if hidden is None else _per_level('hidden', hidden, num)
-        for sizes in zip(self.in_sizes, self.out_sizes, hiddens):
+        for sizes in zip(self.in_sizes, self.out_sizes, hiddens, strict=True):
             self.levels.append(SpatialMLP(*sizes, bias, interpolation))
 
 
@@ -199,13 +200,19 @@ class CrossAttention(nn.Module):
         self.out_size = out_size
         self.num_heads = num_heads
         self.interpolation = interpolation
-        self.queries = nn.Parameter(torch.randn(num_heads, *out_size, head_dim))
         # no bias: the same number added to all logits of a query changes nothing
         self.key = nn.Linear(in_channels, num_heads * head_dim, bias=False)
         self.value = nn.Linear(in_channels, out_channels)
-        self.positions = None
-        if position:
-            self.positions = nn.Parameter(torch.randn(num_heads, *in_size, head_dim))
+        # Q and P start from one encoding, so that each query starts at the keys of its own
+        # place, and what one token learns moves its neighbours.
+        cycles = max(0.5, max(in_size) / 4)
+        self.queries = self._encoding(out_size, cycles, head_dim)
+        self.positions = self._encoding(in_size, cycles, head_dim) if position else None
+
+    def _encoding(self, size: Size, cycles: float, dim: int) -> nn.Parameter:
+        """The same sines and cosines for each head, (heads, H, W, d)."""
+        encoding = sine_encoding(size, cycles, dim)
+        return nn.Parameter(encoding.expand(self.num_heads, -1, -1, -1).clone())
 
     def forward(self, x: Tensor) -> Tensor:
         in_size = x.shape[-2:]
@@ -229,7 +236,9 @@ class CrossAttentionReshape(TokenReshape):
     ``V = X W_V + b_V`` come from the input, so that the weights depend on the image. Each
     head has its own Q, P and ``out_channels / num_heads`` channels of the output. P are
     learned position encodings of the input tokens; without them the output does not depend
-    on the order of the input tokens.
+    on the order of the input tokens. Q and P start as sines and cosines of the place in the
+    map, so that the layer starts as a blurred resize; from random values it learns a fixed
+    geometry far more slowly (docs/token_reshaping.md).
 
     Output queries: Jaegle et al., "Perceiver IO", 2021, https://arxiv.org/abs/2107.14795.
     Map-view queries on camera images: Zhou and Kraehenbuehl, "Cross-view Transformers for
@@ -247,7 +256,7 @@ class CrossAttentionReshape(TokenReshape):
         out_channels: Channels C' of the output, the same for all levels or one per level.
             Default: None, those of the input.
         num_heads: Number of heads; divides ``out_channels``. Default: 1.
-        head_dim: Width d of a query and a key. Default: 64.
+        head_dim: Width d of a query and a key, a multiple of 4. Default: 64.
         position: Whether keys have position encodings. Default: True.
         interpolation: 'bilinear' or 'bicubic', for maps of other sizes than ``in_size``.
             Default: 'bilinear'.
@@ -255,7 +264,8 @@ class CrossAttentionReshape(TokenReshape):
 
     Raises:
         ValueError: for sizes or numbers that are not positive integers, different numbers
-            of levels, or heads that do not divide the output channels.
+            of levels, heads that do not divide the output channels, or a ``head_dim``
+            that is no multiple of 4.
 
     Example:
         >>> import torch
@@ -285,15 +295,38 @@ class CrossAttentionReshape(TokenReshape):
         )
         (num_heads,) = _per_level('num_heads', num_heads, 1)
         (head_dim,) = _per_level('head_dim', head_dim, 1)
+        if head_dim % 4:
+            raise ValueError(f'head_dim={head_dim} must be a multiple of 4.')
         for channels in out_channels:
             if channels % num_heads:
                 raise ValueError(
                     f'num_heads={num_heads} does not divide the {channels} output channels.'
                 )
-        for sizes in zip(in_channels, out_channels, self.in_sizes, self.out_sizes):
+        for sizes in zip(in_channels, out_channels, self.in_sizes, self.out_sizes, strict=True):
             self.levels.append(
                 CrossAttention(*sizes, num_heads, head_dim, position, interpolation)
             )
+
+
+def sine_encoding(size: Size, cycles: float, dim: int) -> Tensor:
+    """Sines and cosines of the place in a map, half of them of the row, half of the column.
+
+    Places are relative, from 0 to 1, so that two grids of one scene share their encoding.
+
+    Args:
+        size: (H, W).
+        cycles: Periods of the fastest wave over the map; the slowest has half a period.
+        dim: Number of waves, a multiple of 4.
+
+    Returns:
+        Tensor of shape (H, W, dim), of mean square 1.
+    """
+    frequency = 2 * math.pi * torch.logspace(math.log2(0.5), math.log2(cycles), dim // 4, base=2)
+    phases = [((torch.arange(n) + 0.5) / n)[:, None] * frequency for n in size]
+    rows, columns = (torch.cat([p.sin(), p.cos()], dim=1) for p in phases)  # (n, dim / 2)
+    h, w = size
+    rows, columns = rows[:, None].expand(h, w, -1), columns[None].expand(h, w, -1)
+    return math.sqrt(2) * torch.cat([rows, columns], dim=2)
 
 
 def _resample_map(x: Tensor, size: Size, interpolation: str) -> Tensor:
@@ -303,7 +336,9 @@ def _resample_map(x: Tensor, size: Size, interpolation: str) -> Tensor:
 
 def _scaled(out_size: Size, size: Size, in_size: Size) -> Size:
     """``out_size * size / in_size`` for each axis, rounded half up, at least 1."""
-    h, w = (max(1, (2 * o * n + i) // (2 * i)) for o, n, i in zip(out_size, size, in_size))
+    h, w = (
+        max(1, (2 * o * n + i) // (2 * i)) for o, n, i in zip(out_size, size, in_size, strict=True)
+    )
     return h, w
 
 

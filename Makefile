@@ -1,0 +1,37 @@
+.DEFAULT_GOAL := help
+.PHONY: help install lint format test demo demo-seg wheel clean
+
+PYTHON_BIN := .venv/bin/python
+FAMILY ?= gmlp
+WORKERS ?= $(shell getconf _NPROCESSORS_ONLN)
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+install: ## make .venv: torch, the onedl stack with mmcv's ops, this package (editable)
+	@tools/install.sh
+
+lint: install ## ruff: rules and format
+	$(PYTHON_BIN) -m ruff check .
+	$(PYTHON_BIN) -m ruff format --check .
+
+format: install ## ruff: repair what it can
+	$(PYTHON_BIN) -m ruff check --fix .
+	$(PYTHON_BIN) -m ruff format .
+
+# One thread for each worker: more of them only wait for one another.
+test: lint ## lint and all tests; PYTEST_ARGS="-k gmlp" runs some, WORKERS=0 in one process
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(PYTHON_BIN) -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
+
+demo: install ## train Mask R-CNN with FAMILY (gmlp) on made images, on the CPU; pictures in work_dirs/
+	$(PYTHON_BIN) tools/demo.py --task det --family $(FAMILY) $(DEMO_ARGS)
+
+demo-seg: install ## the same with UperNet
+	$(PYTHON_BIN) tools/demo.py --task seg --family $(FAMILY) $(DEMO_ARGS)
+
+wheel: install ## build dist/*.whl
+	$(PYTHON_BIN) -m pip wheel --no-deps --no-build-isolation --wheel-dir dist .
+
+clean: ## remove build products; .venv, data and results stay
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find mlp_backbones configs tools tests -name __pycache__ -type d -prune -exec rm -rf {} +

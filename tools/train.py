@@ -1,0 +1,66 @@
+r"""Train a detector or a segmentor.
+
+    python tools/train.py configs/gmlp_maskrcnn_coco.py \
+        --cfg-options data_root=/data/coco
+"""
+
+import argparse
+import sys
+
+try:
+    from mlp_backbones.engine import launch
+except ImportError as error:
+    sys.exit(f'train.py: {error} (see docs/install.md)')
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+
+def parse_args() -> argparse.Namespace:
+    parser = launch.argument_parser(__doc__.splitlines()[0])
+    parser.add_argument(
+        '--amp', action='store_true', help='train in mixed precision (needs a GPU)'
+    )
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate with the total batch size',
+    )
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='go on from this checkpoint; without a value, from the latest in '
+        'the work dir, or from the beginning if there is none',
+    )
+    return launch.parse_args(parser)
+
+
+def training_config(args: argparse.Namespace) -> Config:
+    cfg = launch.config_from_args(args)
+    if args.amp:
+        launch.enable_amp(cfg)
+    launch.check_amp(cfg)
+    if args.auto_scale_lr:
+        launch.enable_auto_scale_lr(cfg)
+    if args.resume is not None:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == 'auto' else args.resume
+    launch.check_data(cfg, ['train', 'val'])
+    launch.check_start(cfg)
+    launch.prepare_launcher(cfg)
+    return cfg
+
+
+def main() -> None:
+    args = parse_args()
+    launch.allow_training_state()
+    try:
+        cfg = training_config(args)
+    except (ImportError, OSError, ValueError) as error:
+        sys.exit(f'train.py: {error}')
+    Runner.from_cfg(cfg).train()
+
+
+if __name__ == '__main__':
+    main()
