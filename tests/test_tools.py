@@ -159,6 +159,7 @@ def test_two_processes_train_then_one_resumes_and_tests(coco, tmp_path):
     options = [
         '--cfg-options',
         f'data_root={coco}',
+        'randomness.seed=0',
         'model.backbone.arch=nano',
         'model.neck.in_channels=32,64,128,256',
         'model.roi_head.bbox_head.fc_out_channels=16',

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Callable, Sequence
 
 import torch
@@ -69,6 +70,20 @@ class Backbone(BaseModule):
                 f'needs {list(required)}.'
             )
         return dict(arch)
+
+    def check_options(self, options: dict) -> None:
+        """Raise TypeError if the family's block does not take all of ``options``."""
+        takes = set(inspect.signature(self.make_block).parameters) - {
+            'dim',
+            'adapter',
+            'drop_path',
+        }
+        unknown = sorted(set(options) - takes)
+        if unknown:
+            raise TypeError(
+                f'{type(self).__name__} takes no {", ".join(unknown)}; beyond the arguments of '
+                f'every backbone it takes {sorted(takes)}.'
+            )
 
     def check_input(self, x: Tensor) -> None:
         """Raise ValueError or TypeError unless ``x`` is a float (B, C, H, W) batch."""
@@ -224,16 +239,20 @@ class PyramidBackbone(Backbone):
     ):
         super().__init__(in_channels, with_cp, init_cfg)
         options = {**self.resolve_arch(arch, required=('channels', 'depths')), **block_options}
-        channels = tuple(options.pop('channels'))
-        depths = tuple(options.pop('depths'))
-        mixing_strides = tuple(options.pop('mixing_strides', (16, 16, 16, 32)))
-        if not len(channels) == len(depths) == len(mixing_strides) == 4:
+        channels = as_tuple(options.pop('channels'))
+        depths = as_tuple(options.pop('depths'))
+        mixing_strides = as_tuple(options.pop('mixing_strides', (16, 16, 16, 32)))
+        per_stage = dict(channels=channels, depths=depths, mixing_strides=mixing_strides)
+        if any(len(values) != 4 for values in per_stage.values()):
             raise ValueError(
                 'channels, depths and mixing_strides of an arch have 4 entries each, one per '
-                f'stage; got channels={channels}, depths={depths}, '
-                f'mixing_strides={mixing_strides}.'
+                f'stage; got {per_stage}.'
             )
+        for name, values in per_stage.items():
+            for value in values:
+                check_positive(name, value)
         check_positive('pretrain_img_size', pretrain_img_size)
+        self.check_options(options)
         self.out_indices = check_out_indices(out_indices, len(depths))
         self.frozen_stages = check_range('frozen_stages', frozen_stages, -1, len(depths))
         num_stages = max(self.out_indices) + 1
@@ -353,6 +372,7 @@ class PlainBackbone(Backbone):
             raise ValueError(f'{type(self).__name__} has no class token; got cls_token=True.')
         if cls_token:
             options['prefix_tokens'] = 1
+        self.check_options(options)
         self.num_layers = depth
         self.out_indices = check_out_indices(
             [i + depth if i < 0 else i for i in as_tuple(out_indices)], depth

@@ -284,6 +284,8 @@ def test_it_builds_from_other_scopes_by_both_names(cls, scope):
         (dict(arch='tini'), "arch='tini' is no preset of .*'tiny'.*Did you mean 'tiny'"),
         (dict(arch=dict(depths=(1, 1, 1, 1))), r"lacks \['channels'\]"),
         (dict(arch=dict(channels=(8,) * 4, depths=(1, 1, 1))), '4 entries each'),
+        (dict(arch=dict(channels=8, depths=(1,) * 4)), r"4 entries each.*'channels': \(8,\)"),
+        (dict(arch=dict(channels=(8,) * 4, depths=(1, 1, 0, 1))), 'depths=0 must be a positive'),
         (dict(out_indices=(0, 4)), r'out_indices=\(0, 4\) must be .* 0 to 3'),
         (dict(out_indices=()), r'out_indices=\(\) must be'),
         (dict(frozen_stages=5), 'frozen_stages=5 must be an integer from -1 to 4'),
@@ -312,6 +314,14 @@ def test_bad_arguments_of_a_pyramid_are_named(cls, kwargs, message):
 def test_bad_arguments_of_a_plain_model_are_named(cls, kwargs, message):
     with pytest.raises(ValueError, match=message):
         small(cls, **kwargs)
+
+
+@every
+def test_unknown_options_are_named(cls):
+    with pytest.raises(TypeError, match=r'takes no pretrain_image_size; .* takes \['):
+        small(cls, pretrain_image_size=64)
+    with pytest.raises(TypeError, match='takes no dept'):
+        small(cls, arch=dict(small_arch(cls), dept=3))
 
 
 @every
