@@ -1,6 +1,7 @@
 """The examples of the documents run."""
 
 import re
+import runpy
 import sys
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from mmengine.registry import MODELS as ROOT_MODELS
 
 from mlp_backbones.models.layers import GRID_MODES
 
-DOCS = Path(__file__).resolve().parents[1] / 'docs'
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / 'docs'
 
 
 def code_blocks(document):
@@ -62,19 +64,21 @@ class TestAddingAFamily:
         sum(o.square().mean() for o in outs).backward()
         assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
-    def test_its_presets_build_and_every_mode_is_the_mixer_at_the_native_size(self, backbone_cfg):
-        x = torch.randn(1, 3, 224, 224)
-        model = ROOT_MODELS.build(dict(type='PlainSparseMLP', arch='s16')).eval()
-        expected = None
-        for mode in GRID_MODES:
-            other = ROOT_MODELS.build(dict(type='PlainSparseMLP', arch='s16', resolution=mode))
-            other.load_state_dict(model.state_dict())
-            with torch.no_grad():
-                (out,) = other.eval()(x)
-            expected = out if expected is None else expected
-            assert torch.equal(out, expected)
+    def test_every_mode_is_the_mixer_itself_at_the_native_size(self, backbone_cfg):
+        arch = dict(embed_dims=16, num_layers=2, patch_size=8)
+        cfg = dict(type='PlainSparseMLP', arch=arch, pretrain_img_size=40)
+        first, *others = (ROOT_MODELS.build(dict(cfg, resolution=m)).eval() for m in GRID_MODES)
+        x = torch.randn(1, 3, 40, 40)
+        with torch.no_grad():
+            (expected,) = first(x)
+            for model in others:
+                model.load_state_dict(first.state_dict())
+                assert torch.equal(model(x)[0], expected)
+
+    def test_its_presets_build(self, backbone_cfg):
         with torch.device('meta'):
             ROOT_MODELS.build(backbone_cfg)
+            ROOT_MODELS.build(dict(type='PlainSparseMLP', arch='s16'))
 
     def test_the_detector_of_its_config_has_it(self, folder):
         from mmdet.registry import MODELS
@@ -84,3 +88,31 @@ class TestAddingAFamily:
         detector = MODELS.build(cfg.model)
         assert type(detector.backbone).__name__ == 'SparseMLP'
         assert detector.backbone.stages[0][0].adapter.mode == 'window'
+
+
+COMMAND = re.compile(
+    r'^```sh\npython tools/get_flops\.py (.*)\n```\n\n((?:\|.*\n)+)', re.MULTILINE
+)
+TABLES = COMMAND.findall((DOCS / 'families.md').read_text(encoding='utf-8'))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('command, table', TABLES, ids=[command for command, _ in TABLES])
+def test_tables_are_what_their_commands_print(command, table, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    tool = runpy.run_path('tools/get_flops.py')
+    assert tool['run'](tool['parse_args'](command.split())) + '\n' == table
+
+
+def test_every_family_has_its_tables_and_its_figure():
+    text = (DOCS / 'families.md').read_text(encoding='utf-8')
+    assert len(TABLES) == text.count('python tools/get_flops.py') == 12
+    figures = re.findall(r'\]\((images/block_\w+\.svg)\)', text)
+    assert len(figures) == 5 and all((DOCS / figure).is_file() for figure in figures)
+
+
+@pytest.mark.parametrize('document', ['families.md', 'adding_a_family.md'])
+def test_links_lead_to_files(document):
+    text = (DOCS / document).read_text(encoding='utf-8')
+    for link in re.findall(r'\]\(([^)#:]+)\)', text):
+        assert (DOCS / link).exists(), link
