@@ -1,60 +1,205 @@
-"""How other projects name the parameters of the plain models.
+"""How other projects name the parameters of the plain models: one map per source.
 
-One map per source and family: (pattern, replacement) pairs for ``re.sub``, applied in
-turn to every key.
+A map is a table of names, theirs to ours, of modules or of single parameters; ``*`` stands
+for the number of a layer. It is read in both directions: whether the keys of a checkpoint
+are those of a map says where the checkpoint comes from.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 
 from torch import Tensor
 
-_STEM = [(r'^stem\.proj', 'patch_embed.proj'), (r'^blocks\.', 'layers.')]
-_MLP = [(r'\.mlp_channels\.', '.mlp.')]
-
-KEY_MAPS: dict[str, dict[str, list[tuple[str, str]]]] = {
-    # timm/models/mlp_mixer.py and vision_transformer.py
-    'timm': {
-        'PlainGMLP': [
-            *_STEM,
-            (r'\.mlp_channels\.gate\.', '.sgu.'),
-            (r'\.mlp_channels\.', '.'),
-        ],
-        'PlainMLPMixer': [*_STEM, *_MLP, (r'\.mlp_tokens\.', '.mixer.')],
-        'PlainResMLP': [*_STEM, *_MLP],
-        'PlainViT': [
-            *_STEM,
-            (r'\.attn\.', '.mixer.'),
-            (r'^pos_embed$', 'pos_embed.weight'),
-        ],
-    },
+# Parts of a classifier that a backbone has no use for.
+CLASSIFIER = {
+    'head': 'classifier',
+    'head.fc': 'classifier',
+    'head_dist': 'classifier',
 }
 
 
-def rename_keys(
-    state: dict[str, Tensor], rules: list[tuple[str, str]], drop: str = r'^head(_dist)?\.'
-) -> dict[str, Tensor]:
-    """Rename the keys of a state dict.
+def from_flax(kernel: Tensor) -> Tensor:
+    """Flax keeps Dense kernels as (in, out) and Conv kernels as (h, w, in, out)."""
+    return kernel.permute(-1, -2, *range(kernel.dim() - 2))
+
+
+@dataclass(frozen=True)
+class KeyMap:
+    """The names that a source gives to the parameters of one of our classes.
 
     Args:
-        state: Parameters by their foreign names.
-        rules: (pattern, replacement) pairs for ``re.sub``.
-        drop: Pattern of the keys to leave out, by default those of a classifier.
-
-    Returns:
-        A new dict. ResMLP's ``alpha`` and ``beta`` and position embeddings, which timm
-        keeps with leading axes of length 1, lose these.
+        source: Whose names they are.
+        family: Name of our class.
+        names: Their name -> ours, of a module or of a single parameter.
+        leaves: Their name of a module's parameter -> ours and what to do with the value,
+            where either differs.
+        left_out: Their names of what our class does not have -> what it is.
     """
-    renamed = {}
-    for key, value in state.items():
-        if re.search(drop, key):
-            continue
-        for pattern, replacement in rules:
-            key = re.sub(pattern, replacement, key)
-        if key.endswith(('.alpha', '.beta')):  # (1, 1, C)
+
+    source: str
+    family: str
+    names: Mapping[str, str]
+    leaves: Mapping[str, tuple[str, Callable[[Tensor], Tensor]]] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=lambda: CLASSIFIER)
+
+    @cached_property
+    def _patterns(self) -> list[tuple[re.Pattern, str]]:
+        def pattern(name: str) -> re.Pattern:
+            return re.compile(re.escape(name).replace(r'\*', r'(\d+)') + r'(?:[./](\w+))?')
+
+        return [(pattern(name), name) for name in (*self.names, *self.left_out)]
+
+    def find(self, key: str) -> str | None:
+        """The name of the map, theirs, that ``key`` belongs to; None if none."""
+        return next((name for pattern, name in self._patterns if pattern.fullmatch(key)), None)
+
+    def translate(self, key: str, value: Tensor) -> tuple[str, Tensor]:
+        """Our name of ``key``, which is one of ``names``, and our layout of ``value``."""
+        match, name = next(
+            (match, name) for pattern, name in self._patterns if (match := pattern.fullmatch(key))
+        )
+        *numbers, leaf = match.groups()
+        ours = self.names[name]
+        for number in numbers:
+            ours = ours.replace('*', number, 1)
+        if leaf in self.leaves:
+            leaf, convert = self.leaves[leaf]
+            value = convert(value)
+        ours = f'{ours}.{leaf}' if leaf else ours
+        if ours.endswith(('.alpha', '.beta')):  # timm's Affine: (1, 1, C)
             value = value.flatten()
-        if key == 'pos_embed.weight':  # (1, N, C)
-            value = value.flatten(0, -2)
-        renamed[key] = value
-    return renamed
+        if ours == 'pos_embed.weight' and value.dim() == 3:  # timm's: (1, N, C)
+            value = value[0]
+        return ours, value
+
+    def likeness(self, keys: list[str]) -> float:
+        """How much ``keys`` look like those of this map, from 0 to 1: the part of the keys
+        that it knows, times the part of its names that are among them.
+        """
+        found = [name for name in map(self.find, keys) if name]
+        named = [name for name in found if name not in self.left_out]
+        if not named:
+            return 0.0
+        return len(found) / len(keys) * len(set(named)) / len(self.names)
+
+
+KEY_MAPS = (
+    # timm/models/mlp_mixer.py; gMLP
+    KeyMap(
+        'timm',
+        'PlainGMLP',
+        {
+            'stem.proj': 'patch_embed.proj',
+            'blocks.*.norm': 'layers.*.norm',
+            'blocks.*.mlp_channels.fc1': 'layers.*.fc1',
+            'blocks.*.mlp_channels.gate.norm': 'layers.*.sgu.norm',
+            'blocks.*.mlp_channels.gate.proj': 'layers.*.sgu.proj',
+            'blocks.*.mlp_channels.fc2': 'layers.*.fc2',
+            'norm': 'norm',
+        },
+    ),
+    # timm/models/mlp_mixer.py; MLP-Mixer, of ImageNet-1k and -21k alike
+    KeyMap(
+        'timm',
+        'PlainMLPMixer',
+        {
+            'stem.proj': 'patch_embed.proj',
+            'blocks.*.norm1': 'layers.*.norm1',
+            'blocks.*.mlp_tokens.fc1': 'layers.*.mixer.fc1',
+            'blocks.*.mlp_tokens.fc2': 'layers.*.mixer.fc2',
+            'blocks.*.norm2': 'layers.*.norm2',
+            'blocks.*.mlp_channels.fc1': 'layers.*.mlp.fc1',
+            'blocks.*.mlp_channels.fc2': 'layers.*.mlp.fc2',
+            'norm': 'norm',
+        },
+    ),
+    # timm/models/mlp_mixer.py; ResMLP
+    KeyMap(
+        'timm',
+        'PlainResMLP',
+        {
+            'stem.proj': 'patch_embed.proj',
+            'blocks.*.norm1': 'layers.*.norm1',
+            'blocks.*.linear_tokens': 'layers.*.linear_tokens',
+            'blocks.*.ls1': 'layers.*.ls1',
+            'blocks.*.norm2': 'layers.*.norm2',
+            'blocks.*.mlp_channels.fc1': 'layers.*.mlp.fc1',
+            'blocks.*.mlp_channels.fc2': 'layers.*.mlp.fc2',
+            'blocks.*.ls2': 'layers.*.ls2',
+            'norm': 'norm',
+        },
+    ),
+    # github.com/facebookresearch/deit, resmlp_models.py
+    KeyMap(
+        'facebookresearch',
+        'PlainResMLP',
+        {
+            'patch_embed.proj': 'patch_embed.proj',
+            'blocks.*.norm1': 'layers.*.norm1',
+            'blocks.*.attn': 'layers.*.linear_tokens',
+            'blocks.*.gamma_1': 'layers.*.ls1',
+            'blocks.*.norm2': 'layers.*.norm2',
+            'blocks.*.mlp.fc1': 'layers.*.mlp.fc1',
+            'blocks.*.mlp.fc2': 'layers.*.mlp.fc2',
+            'blocks.*.gamma_2': 'layers.*.ls2',
+            'norm': 'norm',
+        },
+    ),
+    # timm/models/vision_transformer.py; facebookresearch/deit builds its models with it
+    KeyMap(
+        'timm or facebookresearch',
+        'PlainViT',
+        {
+            'cls_token': 'cls_token',
+            'pos_embed': 'pos_embed.weight',
+            'patch_embed.proj': 'patch_embed.proj',
+            'blocks.*.norm1': 'layers.*.norm1',
+            'blocks.*.attn.qkv': 'layers.*.mixer.qkv',
+            'blocks.*.attn.proj': 'layers.*.mixer.proj',
+            'blocks.*.norm2': 'layers.*.norm2',
+            'blocks.*.mlp.fc1': 'layers.*.mlp.fc1',
+            'blocks.*.mlp.fc2': 'layers.*.mlp.fc2',
+            'norm': 'norm',
+        },
+        left_out={
+            **CLASSIFIER,
+            'dist_token': 'distillation token',
+            'pre_logits.fc': 'classifier',
+        },
+    ),
+    # github.com/google-research/vision_transformer, models_mixer.py (flax, .npz)
+    KeyMap(
+        'google',
+        'PlainMLPMixer',
+        {
+            'stem': 'patch_embed.proj',
+            'MixerBlock_*/LayerNorm_0': 'layers.*.norm1',
+            'MixerBlock_*/token_mixing/Dense_0': 'layers.*.mixer.fc1',
+            'MixerBlock_*/token_mixing/Dense_1': 'layers.*.mixer.fc2',
+            'MixerBlock_*/LayerNorm_1': 'layers.*.norm2',
+            'MixerBlock_*/channel_mixing/Dense_0': 'layers.*.mlp.fc1',
+            'MixerBlock_*/channel_mixing/Dense_1': 'layers.*.mlp.fc2',
+            'pre_head_layer_norm': 'norm',
+        },
+        leaves={'kernel': ('weight', from_flax), 'scale': ('weight', lambda scale: scale)},
+    ),
+    # mmpretrain/models/backbones/mlp_mixer.py
+    KeyMap(
+        'mmpretrain',
+        'PlainMLPMixer',
+        {
+            'patch_embed.projection': 'patch_embed.proj',
+            'layers.*.ln1': 'layers.*.norm1',
+            'layers.*.token_mix.layers.0.0': 'layers.*.mixer.fc1',
+            'layers.*.token_mix.layers.1': 'layers.*.mixer.fc2',
+            'layers.*.ln2': 'layers.*.norm2',
+            'layers.*.channel_mix.layers.0.0': 'layers.*.mlp.fc1',
+            'layers.*.channel_mix.layers.1': 'layers.*.mlp.fc2',
+            'ln1': 'norm',
+        },
+    ),
+)

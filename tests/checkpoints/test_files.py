@@ -65,7 +65,7 @@ def test_a_truncated_file_is_refused(save, cut, tmp_path_factory):
     save(WEIGHTS, path)
     content = path.read_bytes()
     path.write_bytes(content[: int(cut * len(content))])
-    with pytest.raises(ValueError, match='cut.pth cannot be read as a checkpoint: it (is|was) '):
+    with pytest.raises(ValueError, match='cut.pth cannot be read as a checkpoint: it '):
         read_weights(str(path))
 
 

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import logging
+import re
 from collections.abc import Callable, Sequence
 
 import torch
-from mmengine.model import BaseModule
-from mmengine.runner.checkpoint import CheckpointLoader
+from mmengine.logging import print_log
+from mmengine.model import BaseModule, PretrainedInit, update_init_info
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ...checkpoints import check_complete, check_shapes, load_pretrained, rename_foreign
 from ..layers import (
     GRID_MODES,
     PatchEmbed,
     PatchMerging,
     PositionEmbedding,
     ResolutionAdapter,
-    TokenLinear,
-    check_shape,
     parse_resolution,
 )
 from ..layers.resampling import check_interpolation
@@ -146,48 +147,100 @@ class Backbone(BaseModule):
         return self
 
     def init_weights(self) -> None:
-        """Load ``init_cfg=dict(type='Pretrained', checkpoint=...)``, if it is given.
+        """Load ``init_cfg=dict(type='Pretrained', checkpoint=..., prefix=...)``, if given.
 
-        Without it the parameters keep the initial values of their family, which they
-        have since construction.
+        The checkpoint is a path or an address of weights by the names of any source that
+        docs/pretrained.md lists. Without it the parameters keep the initial values of their
+        family, which they have since construction.
 
         Raises:
             FileNotFoundError: if the checkpoint does not exist.
-            ValueError: if it is no checkpoint, or lacks a parameter of the model.
+            ConnectionError: if its address cannot be reached.
+            ValueError: if it is no checkpoint, or not one of this model.
         """
         configs = self.init_cfg if isinstance(self.init_cfg, (list, tuple)) else [self.init_cfg]
-        for cfg in configs:
-            if cfg and cfg['type'] == 'Pretrained':
-                self._check_checkpoint(cfg['checkpoint'], cfg.get('prefix'))
-        super().init_weights()
-
-    def _check_checkpoint(self, filename: str, prefix: str | None) -> None:
-        who = f'{type(self).__name__}: init_cfg names the checkpoint {filename!r}'
+        configs = [cfg for cfg in configs if cfg]
+        ours = [dict(cfg, type=PretrainedBackbone) for cfg in configs if is_pretrained(cfg)]
+        given = self.init_cfg
+        # what a checkpoint holds wins over other initial values
+        self.init_cfg = [cfg for cfg in configs if not is_pretrained(cfg)] + ours
         try:
-            content = CheckpointLoader.load_checkpoint(filename, map_location='cpu')
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f'{who}, which does not exist.') from error
-        except Exception as error:  # torch.load fails in a dozen ways on what is no checkpoint
-            raise ValueError(f'{who}, which cannot be read as a checkpoint: {error}') from error
-        state = content.get('state_dict', content) if isinstance(content, dict) else {}
-        prefix = prefix.rstrip('.') + '.' if prefix else ''
-        given = {key.removeprefix('module.').removeprefix(prefix) for key in state}
-        missing = [key for key in self.state_dict() if key not in given]
-        if missing:
-            raise ValueError(
-                f'{who}, which lacks {len(missing)} of the {len(self.state_dict())} parameters '
-                f'of the model, among them {missing[:3]}; it has {list(state)[:3]}. Give the '
-                "checkpoint of this backbone, with prefix='backbone.' if it is a detector's."
-            )
+            super().init_weights()
+        finally:
+            self.init_cfg = given
 
-    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
-        # token-mixing weights of another grid are resized where they are loaded
-        kinds = (TokenLinear, PositionEmbedding)
-        resizable = [n + '.' for n, m in self.named_modules() if isinstance(m, kinds)]
-        for name, param in self.state_dict().items():
-            if not name.startswith(tuple(resizable)):
-                check_shape(state_dict, prefix + name, param)
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+    def is_unbuilt(self, name: str) -> bool:
+        """Whether ``name`` is a weight of a part that is not built, as no output needs it."""
+        raise NotImplementedError
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        # Here, so that every way in (load_from, --resume, inferencers) gets it. A loader that
+        # is not strict would only log what is missing; it gets all of a backbone, or none.
+        rename_foreign(self, state_dict, prefix)
+        check_shapes(self, state_dict, prefix)  # all but the weights of another grid
+        check_complete(self, state_dict, prefix)
+        if prefix and not any(key.startswith(prefix) for key in state_dict):
+            print_log(
+                f'{type(self).__name__} keeps the weights that it has: the checkpoint has none '
+                f'whose names start with {prefix!r}. Weights of a backbone alone belong in its '
+                'init_cfg, see docs/pretrained.md.',
+                logger='current',
+                level=logging.WARNING,
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """The place of a parameter in the order of the layers (mmpretrain's protocol).
+
+        Args:
+            param_name: Name of the parameter, in this model or one that holds it.
+            prefix: What the names of this model's parameters start with, ``'backbone.'``.
+
+        Returns:
+            (layer, number of layers): 0 for the patch embedding, class token and position
+            embedding, then 1 for the first block, and the number of layers - 1 for what
+            follows the last: the norms of the outputs, and parameters of other models.
+        """
+        num_layers = self.num_blocks + 2
+        if not param_name.startswith(prefix):
+            return num_layers - 1, num_layers
+        block = self.block_of(param_name[len(prefix) :])
+        return num_layers - 1 if block is None else block + 1, num_layers
+
+    @property
+    def num_blocks(self) -> int:
+        """Number of the blocks that are built."""
+        raise NotImplementedError
+
+    def block_of(self, name: str) -> int | None:
+        """The block that a parameter belongs to: -1 before the first, None after the last."""
+        raise NotImplementedError
+
+
+class PretrainedBackbone:
+    """An initialiser in the place of mmengine's ``Pretrained``, which knows one layout of
+    weights and unpickles what is not safe to load.
+    """
+
+    def __init__(self, checkpoint: str, prefix: str | None = None, map_location=None):
+        self.checkpoint = checkpoint
+        self.prefix = prefix
+
+    def __call__(self, model: Backbone) -> None:
+        who = type(model).__name__
+        try:
+            report = load_pretrained(model, self.checkpoint, self.prefix)
+        except (ImportError, OSError, ValueError) as error:
+            raise type(error)(f'{who}: init_cfg names a checkpoint: {error}') from error
+        print_log(f'{who} from {self.checkpoint}: {report.summary}', logger='current')
+        if report.warning:
+            warning = f'{self.checkpoint}: {report.warning}'
+            print_log(warning, logger='current', level=logging.WARNING)
+        update_init_info(model, f'Pretrained: load from {self.checkpoint}')
+
+
+def is_pretrained(cfg: dict) -> bool:
+    return cfg['type'] in ('Pretrained', PretrainedInit)
 
 
 class PyramidBackbone(Backbone):
@@ -276,6 +329,27 @@ class PyramidBackbone(Backbone):
             {str(i): nn.LayerNorm(channels[i], eps=1e-6) for i in self.out_indices}
         )
         self._freeze()
+
+    def is_unbuilt(self, name: str) -> bool:
+        match = re.match(r'(stages|merges|norms)\.([0-3])\.', name)
+        if match is None:
+            return False
+        stage = int(match[2])
+        return stage >= len(self.stages) or match[1] == 'norms' and stage not in self.out_indices
+
+    @property
+    def num_blocks(self) -> int:
+        return sum(map(len, self.stages))
+
+    def block_of(self, name: str) -> int | None:
+        part, *numbers = name.split('.')[:3]
+        if part == 'patch_embed':
+            return -1
+        if part == 'norms':
+            return None
+        first = sum(map(len, self.stages[: int(numbers[0])]))
+        # the merging into a stage goes with its first block
+        return first if part == 'merges' else first + int(numbers[1])
 
     def frozen_modules(self) -> list[nn.Module]:
         frozen = [self.patch_embed] if self.frozen_stages >= 0 else []
@@ -403,6 +477,22 @@ class PlainBackbone(Backbone):
     def make_norm(dim: int) -> nn.Module:
         """The norm after the last layer and, where there is one, of the patch embedding."""
         return nn.LayerNorm(dim, eps=1e-6)
+
+    def is_unbuilt(self, name: str) -> bool:
+        part, number = (name.split('.') + [''])[:2]
+        if part == 'layers' and number.isdigit():
+            return len(self.layers) <= int(number) < self.num_layers
+        return part == 'norm' and len(self.layers) < self.num_layers
+
+    @property
+    def num_blocks(self) -> int:
+        return len(self.layers)
+
+    def block_of(self, name: str) -> int | None:
+        part, number = (name.split('.') + [''])[:2]
+        if part == 'norm':
+            return None
+        return int(number) if part == 'layers' else -1
 
     def frozen_modules(self) -> list[nn.Module]:
         if self.frozen_stages < 0:

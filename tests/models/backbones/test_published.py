@@ -3,11 +3,11 @@
 import pytest
 import torch
 from reference import import_timm
+from safetensors.torch import save_file
 
 from mlp_backbones import models
-from mlp_backbones.checkpoints import KEY_MAPS, rename_keys
 
-# our class and preset, timm's name, and what to build timm's with where its default differs
+# our class and preset, and timm's name
 PUBLISHED = [
     ('PlainGMLP', 'ti16', 'gmlp_ti16_224'),
     ('PlainGMLP', 's16', 'gmlp_s16_224'),
@@ -25,6 +25,17 @@ PUBLISHED = [
     ('PlainViT', 'ti', 'deit_tiny_patch16_224'),
     ('PlainViT', 's', 'deit_small_patch16_224'),
     ('PlainViT', 'b', 'deit_base_patch16_224'),
+    ('PlainViT', 'b', 'deit_base_patch16_384'),
+    ('PlainViT', 'ti', 'vit_tiny_patch16_224'),
+    ('PlainViT', 's', 'vit_small_patch16_224'),
+    ('PlainViT', 'b', 'vit_base_patch16_224'),
+]
+# With a distillation token, which ours have not: checked against timm's without it.
+DISTILLED = [
+    ('PlainViT', 'ti', 'deit_tiny_distilled_patch16_224'),
+    ('PlainViT', 's', 'deit_small_distilled_patch16_224'),
+    ('PlainViT', 'b', 'deit_base_distilled_patch16_224'),
+    ('PlainViT', 'b', 'deit_base_distilled_patch16_384'),
 ]
 published = pytest.mark.parametrize('cls, arch, name', PUBLISHED, ids=[p[2] for p in PUBLISHED])
 
@@ -37,25 +48,33 @@ PAPERS = [
 ]
 
 
+def size_of(name: str) -> int:
+    return int(name.rpartition('_')[2])
+
+
 def num_parameters(model) -> int:
     return sum(p.numel() for p in model.parameters())
+
+
+def test_every_model_of_timm_is_here():
+    names = import_timm().list_models(['gmlp_*', 'mixer_*', 'resmlp_*', 'deit_*'])
+    assert set(names) <= {name for *_, name in PUBLISHED + DISTILLED}
 
 
 @published
 def test_parameter_counts_are_the_published_ones(cls, arch, name):
     timm = import_timm()
     with torch.device('meta'):
-        ours = getattr(models, cls)(arch)
+        ours = getattr(models, cls)(arch, pretrain_img_size=size_of(name))
         theirs = timm.create_model(name)
     assert num_parameters(ours) + num_parameters(theirs.head) == num_parameters(theirs)
 
 
-def reference(name: str):
-    """timm's model with random weights, cut to three blocks if it is large."""
+def reference(name: str, **kwargs):
+    """timm's model with random weights, cut to two blocks."""
     with torch.device('meta'):
-        model = import_timm().create_model(name)
-    if num_parameters(model) > 20e6:
-        model.blocks = model.blocks[:3]
+        model = import_timm().create_model(name, **kwargs)
+    model.blocks = model.blocks[:2]
     model = model.to_empty(device='cpu').eval()
     torch.manual_seed(0)
     for key, param in model.named_parameters():  # no zeros and ones, which would hide errors
@@ -64,15 +83,24 @@ def reference(name: str):
     return model
 
 
-@published
-@torch.no_grad()
-def test_features_and_logits_are_timms(cls, arch, name):
-    theirs = reference(name)
+def ours_from_file(cls, arch, state, size, path):
+    """Our model with the weights of a file that holds ``state``."""
+    (save_file if path.suffix == '.safetensors' else torch.save)(state, path)
     family = getattr(models, cls)
-    ours = family({**family.presets[arch], 'num_layers': len(theirs.blocks)}).eval()
-    ours.load_state_dict(rename_keys(theirs.state_dict(), KEY_MAPS['timm'][cls]))
+    depth = len({key.split('.')[1] for key in state if key.startswith('blocks.')})
+    model = family(
+        {**family.presets[arch], 'num_layers': depth},
+        pretrain_img_size=size,
+        init_cfg=dict(type='Pretrained', checkpoint=str(path)),
+    )
+    model.init_weights()
+    path.unlink()
+    return model.eval()
 
-    x = torch.randn(1, 3, 224, 224)
+
+def assert_same_function(ours, theirs, size):
+    """Equal features, and equal logits through their linear head, for images of ``size``."""
+    x = torch.randn(1, 3, size, size)
     features = theirs.forward_features(x)  # (B, N, C), ViT's with the class token first
     (tokens, token), *_ = ours.forward_tokens(x)
     mine = tokens.flatten(1, 2)
@@ -85,6 +113,36 @@ def test_features_and_logits_are_timms(cls, arch, name):
     expected = theirs(x)
     scale = expected.abs().max()
     torch.testing.assert_close(logits / scale, expected / scale, rtol=0, atol=1e-5)
+
+
+@published
+@torch.no_grad()
+def test_features_and_logits_are_timms(cls, arch, name, tmp_path):
+    theirs, size = reference(name), size_of(name)
+    suffix = '.safetensors' if 'deit' in name or 'mixer' in name else '.pth'
+    ours = ours_from_file(cls, arch, theirs.state_dict(), size, tmp_path / f'x{suffix}')
+    assert_same_function(ours, theirs, size)
+
+
+@torch.no_grad()
+def test_a_head_of_21k_classes_changes_nothing(tmp_path):
+    theirs = reference('mixer_b16_224', num_classes=21843)
+    ours = ours_from_file('PlainMLPMixer', 'b16', theirs.state_dict(), 224, tmp_path / 'x.bin')
+    assert_same_function(ours, theirs, 224)
+
+
+@pytest.mark.parametrize('cls, arch, name', DISTILLED, ids=[p[2] for p in DISTILLED])
+@torch.no_grad()
+def test_distilled_models_lose_the_distillation_token(cls, arch, name, tmp_path):
+    size = size_of(name)
+    state = reference(name).state_dict()
+    ours = ours_from_file(cls, arch, state, size, tmp_path / 'x.pth')
+    theirs = reference(name.replace('_distilled', ''))
+    theirs.load_state_dict(
+        {key: value for key, value in state.items() if 'dist' not in key}
+        | {'pos_embed': state['pos_embed'][:, [0, *range(2, state['pos_embed'].shape[1])]]}
+    )
+    assert_same_function(ours, theirs, size)
 
 
 @pytest.mark.parametrize('cls, arch, millions', PAPERS)

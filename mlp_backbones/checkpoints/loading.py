@@ -1,0 +1,485 @@
+"""From a checkpoint of any known source to the parameters of a backbone."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ..models.layers import PositionEmbedding, TokenLinear
+from ..registry import MODELS
+from .files import read_weights
+from .key_maps import KEY_MAPS, KeyMap
+
+if TYPE_CHECKING:
+    from ..models.backbones.base import Backbone
+
+OURS = 'mlp_backbones'
+# Below this likeness a checkpoint is of no source that we know.
+RECOGNISED = 0.3
+# Above it there is no need to look for a better one.
+CERTAIN = 0.95
+
+
+@dataclass
+class Report:
+    """What became of a checkpoint's weights.
+
+    Args:
+        source: Whose names they had, such as 'timm'.
+        checkpoint: The model in the checkpoint, such as 'ResMLP-S24'.
+        backbone: The model that took them.
+        used: Our names of the weights that were loaded.
+        resized: Our names of those that were resized -> sides of the old and the new grid.
+        left_out: What was not loaded -> its names in the checkpoint.
+        not_finite: Our names of weights with NaN or infinite values.
+    """
+
+    source: str
+    checkpoint: str
+    backbone: str
+    used: list[str] = field(default_factory=list)
+    resized: dict[str, tuple[int, int]] = field(default_factory=dict)
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+    not_finite: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        grids = Counter(self.resized.values())
+        return '\n'.join(
+            [
+                f'source    {self.checkpoint} ({self.source})',
+                f'backbone  {self.backbone}',
+                f'used      {len(self.used)} weights',
+                *(
+                    f'resized   {count} of them, from a grid of {old} x {old} to {new} x {new}'
+                    for (old, new), count in grids.items()
+                ),
+                *(
+                    f'left out  {len(names)} ({what}): {some(names)}'
+                    for what, names in self.left_out.items()
+                ),
+                'missing   none',
+            ]
+        )
+
+    @property
+    def summary(self) -> str:
+        """One line for a log."""
+        grids = ', '.join(f'{a} x {a} to {b} x {b}' for a, b in sorted(set(self.resized.values())))
+        resized = f', {len(self.resized)} of them resized from a grid of {grids}' if grids else ''
+        left_out = sum(map(len, self.left_out.values()))
+        return (
+            f'{len(self.used)} weights of {self.checkpoint} ({self.source}) loaded{resized}; '
+            f'{left_out} left out'
+        )
+
+    @property
+    def warning(self) -> str | None:
+        """What is wrong with the values, if anything is."""
+        if not self.not_finite:
+            return None
+        return (
+            f'{len(self.not_finite)} weights hold NaN or infinite values: {some(self.not_finite)}'
+        )
+
+
+def load_pretrained(
+    model: Backbone, address: str, prefix: str | None = None, assign: bool = False
+) -> Report:
+    """Load a checkpoint of any known source into ``model``, all of it or none.
+
+    Args:
+        model: The backbone.
+        address: Path or address of the checkpoint.
+        prefix: What the names of the backbone's weights start with in the checkpoint.
+            Default: ``backbone.`` if any does, else nothing.
+        assign: Whether the loaded tensors become the parameters, as a model on the meta
+            device needs it.
+
+    Raises:
+        OSError, ImportError: see :func:`read_weights`.
+        ValueError: if it is no checkpoint, or not one of this model.
+    """
+    weights = read_weights(address)
+    try:
+        return load_weights(model, weights, prefix, assign)
+    except ValueError as error:
+        raise ValueError(f'{address}: {error}') from error
+
+
+def load_weights(
+    model: Backbone,
+    weights: Mapping[str, Tensor],
+    prefix: str | None = None,
+    assign: bool = False,
+) -> Report:
+    """Load weights with the names of any known source, see :func:`load_pretrained`."""
+    weights, outside = select_prefix(weights, prefix)
+    key_map = recognise(weights, model)
+    check_family(model, key_map, weights)
+    state, left_out, unknown = translate(key_map, weights)
+    report = Report(
+        key_map.source, describe(key_map.family, state), describe_model(model), left_out=left_out
+    )
+    who = f'this is a {report.checkpoint} checkpoint ({report.source}); the backbone is '
+    who += report.backbone
+    if outside:
+        left_out['not of the backbone'] = outside
+
+    own = model.state_dict()
+    drop_prefix_tokens(model, state, left_out)
+    for name in [name for name in state if name not in own]:
+        if model.is_unbuilt(name):
+            left_out.setdefault('for no output', []).append(name)
+            del state[name]
+        else:
+            unknown.append(name)
+    try:
+        check_shapes(model, state)
+        if unknown:
+            raise ValueError(
+                f'the checkpoint has {len(unknown)} weights that the model has no place for, '
+                f'among them {some(unknown)}.'
+            )
+        check_complete(model, state)
+    except ValueError as error:
+        raise ValueError(f'{who}: {error}') from error
+
+    axes = token_axes(model)
+    for name, value in state.items():
+        if value.shape != own[name].shape:
+            axis = axes[name].tokens[0]
+            report.resized[name] = tuple(
+                grid_side(x.shape[axis] - axes[name].prefix) for x in (value, own[name])
+            )
+        # one number tells of any that is not finite, but may overflow itself
+        if not value.sum().isfinite() and not value.isfinite().all():
+            report.not_finite.append(name)
+    report.used = list(state)
+    state = {name: value.to(own[name].dtype) for name, value in state.items()}
+    model.load_state_dict(state, assign=assign)
+    return report
+
+
+def rename_foreign(model: Backbone, state_dict: dict[str, Tensor], prefix: str) -> None:
+    """Give the weights of ``model`` in a state dict our names, in place, if they have the
+    names of another source. For the load-state-dict hook.
+
+    Raises:
+        ValueError: if they are those of another family.
+    """
+    given = {key[len(prefix) :]: v for key, v in state_dict.items() if key.startswith(prefix)}
+    if not given or all(name in given for name in model.state_dict()):
+        return  # ours, the usual case
+    key_map = recognise(given, model)
+    if key_map is None:
+        return
+    check_family(model, key_map, given)
+    if key_map.source == OURS:
+        return
+    state, left_out, unknown = translate(key_map, given)
+    drop_prefix_tokens(model, state, left_out)
+    for key in given.keys() - set(unknown):
+        del state_dict[prefix + key]
+    state_dict.update({prefix + name: value for name, value in state.items()})
+
+
+def guess_backbone(weights: Mapping[str, Tensor], prefix: str | None = None) -> Backbone:
+    """The model that a checkpoint was made with, on the meta device.
+
+    Raises:
+        ValueError: if its source is unknown, or it has the sizes of no preset.
+    """
+    weights, _ = select_prefix(weights, prefix)
+    key_map = recognise(weights)
+    if key_map is None:
+        raise ValueError(unknown_source(weights))
+    state, _, _ = translate(key_map, weights)
+    preset = find_preset(key_map.family, sizes(state))
+    if preset is None:
+        raise ValueError(
+            f'this is a {describe(key_map.family, state)} checkpoint ({key_map.source}), which '
+            'are the sizes of no preset; say which backbone it is for.'
+        )
+    cls = MODELS.get(key_map.family)
+    with torch.device('meta'):
+        model = cls(preset)
+        old, new = (_any_grid(model, x) for x in (state, model.state_dict()))
+        return cls(preset, pretrain_img_size=224 * old // new) if old and new else model
+
+
+def _any_grid(model: nn.Module, state: Mapping[str, Tensor]) -> int | None:
+    """Side of the first grid that a weight in ``state`` belongs to."""
+    for name, axes in token_axes(model).items():
+        if name in state:
+            return grid_side(state[name].shape[axes.tokens[0]] - axes.prefix)
+    return None
+
+
+# --- recognition ------------------------------------------------------------------------------
+
+
+def select_prefix(
+    weights: Mapping[str, Tensor], prefix: str | None
+) -> tuple[dict[str, Tensor], list[str]]:
+    """The weights below ``prefix``, without it, and the names of the others."""
+    if all(key.startswith('module.') for key in weights):  # of DistributedDataParallel
+        weights = {key.removeprefix('module.'): value for key, value in weights.items()}
+    if prefix is None:
+        prefix = 'backbone' if any(key.startswith('backbone.') for key in weights) else ''
+    prefix = prefix.rstrip('.') + '.' if prefix else ''
+    inside = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+    if not inside:
+        raise ValueError(
+            f'no weight has a name that starts with prefix={prefix!r}; there are '
+            f'{some(list(weights))}.'
+        )
+    return inside, [key for key in weights if not key.startswith(prefix)]
+
+
+def recognise(weights: Iterable[str], model: Backbone | None = None) -> KeyMap | None:
+    """The key map whose names ``weights`` have, if any."""
+    keys = list(weights)
+    candidates = list(KEY_MAPS)
+    if model is not None:
+        candidates.insert(0, own_key_map(type(model).__name__, starred(model.state_dict())))
+    best = max(candidates, key=lambda key_map: key_map.likeness(keys))
+    if best.likeness(keys) < CERTAIN:
+        candidates += own_key_maps()
+        best = max(candidates, key=lambda key_map: key_map.likeness(keys))
+    return best if best.likeness(keys) >= RECOGNISED else None
+
+
+def starred(names: Iterable[str]) -> frozenset[str]:
+    """Names with ``*`` for the numbers of layers."""
+    return frozenset(re.sub(r'(?<=\.)\d+(?=\.)', '*', name) for name in names)
+
+
+@lru_cache
+def own_key_map(family: str, names: frozenset[str]) -> KeyMap:
+    return KeyMap(OURS, family, {name: name for name in sorted(names)}, left_out={})
+
+
+@lru_cache
+def own_key_maps() -> list[KeyMap]:
+    """Our own names: of every class and preset."""
+    kinds = set()
+    for family, cls in MODELS.module_dict.items():
+        for preset in getattr(cls, 'presets', {}).values():
+            # one layer has the names of all
+            few = dict(num_layers=1) if 'num_layers' in preset else dict(depths=(1, 1, 1, 1))
+            with torch.device('meta'):
+                kinds.add((family, starred(cls({**preset, **few}).state_dict())))
+    return [own_key_map(*kind) for kind in kinds]
+
+
+def check_family(model: Backbone, key_map: KeyMap | None, weights: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless ``key_map`` gives the names of parameters of ``model``."""
+    if key_map is None:
+        raise ValueError(unknown_source(weights))
+    if key_map.family != type(model).__name__:
+        found = describe(key_map.family, translate(key_map, weights)[0])
+        raise ValueError(
+            f'this is a {found} checkpoint ({key_map.source}); the backbone is '
+            f'{describe_model(model)}.'
+        )
+
+
+def unknown_source(weights: Mapping[str, Tensor]) -> str:
+    known = sorted({f'{m.family.removeprefix("Plain")} of {m.source}' for m in KEY_MAPS})
+    return (
+        f'its weights have the names of no source that is known here: {some(list(weights))}. '
+        f'Known are {", ".join(known)}, and every backbone of {OURS}.'
+    )
+
+
+# --- translation ------------------------------------------------------------------------------
+
+
+def translate(
+    key_map: KeyMap, weights: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, list[str]], list[str]]:
+    """Weights by our names and in our layout, what is left out by its kind, and the names
+    that the map does not know.
+    """
+    state, left_out, unknown = {}, {}, []
+    for key, value in weights.items():
+        name = key_map.find(key)
+        if name is None:
+            unknown.append(key)
+        elif name in key_map.left_out:
+            left_out.setdefault(key_map.left_out[name], []).append(key)
+        else:
+            ours, value = key_map.translate(key, value)
+            state[ours] = value
+    return state, left_out, unknown
+
+
+def drop_prefix_tokens(
+    model: Backbone, state: dict[str, Tensor], left_out: dict[str, list[str]]
+) -> None:
+    """Drop, in place, what ``model`` has no place for: the class token of a model without
+    one, and the positions of class and distillation tokens that it does not have.
+    """
+    embedding, name = getattr(model, 'pos_embed', None), 'pos_embed.weight'
+    if embedding is None or name not in state:
+        return
+    given = ('cls_token' in state) + ('distillation token' in left_out)
+    kept = embedding.prefix_tokens
+    if given > kept:  # the class token is first
+        state[name] = torch.cat([state[name][:kept], state[name][given:]])
+        left_out['position of a token'] = [f'pos_embed[{i}]' for i in range(kept, given)]
+    if not kept and state.pop('cls_token', None) is not None:
+        left_out['class token'] = ['cls_token']
+
+
+# --- checks -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TokenAxes:
+    """Which axes of a parameter are tokens, and how many tokens come before the grid."""
+
+    tokens: tuple[int, ...]
+    prefix: int
+
+
+def token_axes(model: nn.Module) -> dict[str, TokenAxes]:
+    """The parameters of ``model`` that belong to a grid and follow it when they are loaded."""
+    axes = {}
+    for name, module in model.named_modules():
+        if isinstance(module, PositionEmbedding):
+            axes[f'{name}.weight'] = TokenAxes((0,), module.prefix_tokens)
+        elif isinstance(module, TokenLinear):
+            spatial = (module.spatial_out, module.spatial_in)
+            axes[f'{name}.weight'] = TokenAxes(
+                tuple(axis for axis in (0, 1) if spatial[axis]), module.prefix_tokens
+            )
+            if module.spatial_out:
+                axes[f'{name}.bias'] = TokenAxes((0,), module.prefix_tokens)
+    return axes
+
+
+def grid_side(tokens: int) -> int | None:
+    """Side of a square grid of that many tokens; None if there is none."""
+    side = math.isqrt(max(tokens, 0))
+    return side if side and side * side == tokens else None
+
+
+def check_shapes(model: nn.Module, state: Mapping[str, Tensor], prefix: str = '') -> None:
+    """Raise ValueError if a weight in ``state`` has another shape than in ``model`` and is
+    not one that can be resized from grid to grid.
+
+    Loaders that are not strict only log such a weight and leave the parameter random.
+    """
+    axes = token_axes(model)
+    for name, param in model.state_dict().items():
+        if prefix + name not in state:
+            continue
+        old, new = tuple(state[prefix + name].shape), tuple(param.shape)
+        if old == new:
+            continue
+        problem = 'build the model with the arguments of the checkpoint'
+        if name in axes and len(old) == len(new):
+            of_grid, before = axes[name].tokens, axes[name].prefix
+            if all(old[i] == new[i] for i in range(len(new)) if i not in of_grid):
+                if all(grid_side(old[i] - before) for i in of_grid):
+                    continue
+                problem = 'its tokens are no square grid, so that it cannot be resized'
+        raise ValueError(
+            f'{prefix}{name}: the checkpoint has shape {old}, the model {new}; {problem}.'
+        )
+
+
+def check_complete(model: nn.Module, state: Mapping[str, Tensor], prefix: str = '') -> None:
+    """Raise ValueError if ``state`` has a part of the weights of ``model`` but not all."""
+    own = [prefix + name for name in model.state_dict()]
+    missing = [name for name in own if name not in state]
+    if missing and any(key.startswith(prefix) for key in state):
+        raise ValueError(
+            f'the checkpoint lacks {len(missing)} of the {len(own)} weights of '
+            f'{type(model).__name__}, among them {some(missing)}.'
+        )
+
+
+# --- descriptions -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What tells the presets of a family apart."""
+
+    width: int
+    depths: tuple[int, ...]
+    patch_size: int
+
+
+def sizes(state: Mapping[str, Tensor]) -> Sizes | None:
+    """The sizes of the model with these weights, by our names; None if they do not say."""
+    patches = state.get('patch_embed.proj.weight')
+    if patches is None or patches.dim() != 4:
+        return None
+    depths = {}
+    for name in state:
+        if match := re.match(r'(?:layers|stages\.(\d+))\.(\d+)\.', name):
+            stage, layer = int(match[1] or 0), int(match[2])
+            depths[stage] = max(depths.get(stage, 0), layer + 1)
+    return Sizes(len(patches), tuple(depths[i] for i in sorted(depths)), patches.shape[-1])
+
+
+def find_preset(family: str, found: Sizes | None) -> str | None:
+    """The preset of ``family`` with these sizes; stages after the last may lack."""
+    if found is None:
+        return None
+    for name, preset in MODELS.get(family).presets.items():
+        if 'embed_dims' in preset:
+            wanted = Sizes(preset['embed_dims'], (preset['num_layers'],), preset['patch_size'])
+        else:
+            depths = tuple(preset['depths'])[: len(found.depths)]
+            wanted = Sizes(preset['channels'][0], depths, found.patch_size)
+        if found == wanted:
+            return name
+    return None
+
+
+def describe(family: str, state: Mapping[str, Tensor]) -> str:
+    """Name of the model with these weights, such as 'ResMLP-S24'."""
+    found = sizes(state)
+    preset = find_preset(family, found)
+    if preset is None:
+        return family + _sizes_in_words(found)
+    return (
+        f'{family.removeprefix("Plain")}-{preset.upper()}'
+        if 'Plain' in family
+        else (f'{family} {preset}')
+    )
+
+
+def describe_model(model: Backbone) -> str:
+    """Name of a backbone, such as 'PlainGMLP s16'."""
+    found = sizes(model.state_dict())
+    if hasattr(model, 'num_layers'):  # also those that no output needs
+        found = replace(found, depths=(model.num_layers,))
+    family = type(model).__name__
+    preset = find_preset(family, found)
+    return f'{family} {preset}' if preset else family + _sizes_in_words(found)
+
+
+def _sizes_in_words(found: Sizes | None) -> str:
+    if found is None:
+        return ''
+    layers = ' + '.join(map(str, found.depths))
+    return f' (width {found.width}, {layers} layers, patch {found.patch_size})'
+
+
+def some(names: Iterable[str], limit: int = 3) -> str:
+    """The first few of ``names``."""
+    names = list(names)
+    return ', '.join(names[:limit]) + (', ...' if len(names) > limit else '')

@@ -1,0 +1,364 @@
+"""Loading into a backbone: all of the weights, of the right model, or a clear error."""
+
+import logging
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from layouts import facebook_resmlp, mmpretrain_mixer
+from mmengine.logging import MMLogger
+from mmengine.runner import load_checkpoint
+from safetensors.torch import save_file
+from torch import nn
+
+from mlp_backbones.checkpoints import KEY_MAPS, guess_backbone, load_weights
+from mlp_backbones.models import (
+    GMLP,
+    S2MLP,
+    PlainGMLP,
+    PlainMLPMixer,
+    PlainResMLP,
+    PlainS2MLP,
+    PlainViT,
+)
+from mlp_backbones.models.layers import resampling_matrix
+
+SMALL = dict(embed_dims=8, num_layers=3, patch_size=4)
+CLASSES = {
+    PlainGMLP: SMALL,
+    PlainMLPMixer: SMALL,
+    PlainResMLP: SMALL,
+    PlainViT: dict(SMALL, num_heads=2, cls_token=True, pos_embed=True),
+}
+every_class = pytest.mark.parametrize('cls', CLASSES, ids=lambda c: c.__name__)
+
+
+def build(cls=PlainGMLP, size=16, **kwargs):
+    """A small model of random weights."""
+    arch = {**CLASSES.get(cls, SMALL), **kwargs.pop('arch', {})}
+    model = cls(arch, pretrain_img_size=size, **kwargs)
+    with torch.no_grad():
+        [param.normal_() for param in model.parameters()]
+    return model
+
+
+def as_timm(model):
+    """The weights of a model by timm's names, with a classifier."""
+    family = type(model).__name__
+    names = next(m for m in KEY_MAPS if m.family == family and 'timm' in m.source).names
+    names = {ours: theirs for theirs, ours in names.items()}
+    state = {'head.weight': torch.zeros(2, 8), 'head.bias': torch.zeros(2)}
+    for name, value in model.state_dict().items():
+        number = next((part for part in name.split('.') if part.isdigit()), '')
+        star = name.replace(f'.{number}.', '.*.', 1)
+        module, _, leaf = star.rpartition('.')
+        theirs = names.get(star) or f'{names[module]}.{leaf}'
+        if theirs == 'pos_embed' or leaf in ('alpha', 'beta'):
+            value = value.view(1, -1, 8)
+        state[theirs.replace('*', number)] = value.clone()
+    return state
+
+
+@pytest.fixture
+def warnings():
+    """The warnings in the log of mmengine."""
+    texts = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: texts.append(record.getMessage())
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(handler)
+    yield texts
+    logger.removeHandler(handler)
+
+
+def assert_equal(model, other):
+    for (name, a), b in zip(model.state_dict().items(), other.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+@every_class
+def test_the_same_grid_is_bit_equal(cls, tmp_path):
+    source = build(cls)
+    save_file(as_timm(source), tmp_path / 'x')
+    model = build(cls, init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'x')))
+    model.init_weights()
+    assert_equal(model, source)
+
+
+@every_class
+@settings(max_examples=10)
+@given(old=st.integers(1, 6), new=st.integers(1, 6))
+def test_another_grid_takes_the_matrices_of_the_adapter(cls, old, new):
+    source, model = build(cls, 4 * old), build(cls, 4 * new)
+    report = load_weights(model, as_timm(source))
+    kind = model.pos_embed.interpolation if cls is PlainViT else 'bilinear'
+
+    def kron(n_in, n_out):
+        matrix = resampling_matrix(n_in, n_out, kind, torch.zeros(1, dtype=torch.float64))
+        return torch.kron(matrix, matrix).float()
+
+    up, down = kron(old, new), kron(new, old)
+    a, b = source.state_dict(), model.state_dict()
+    per_layer = {
+        PlainGMLP: {'sgu.proj.weight': lambda w: up @ w @ down, 'sgu.proj.bias': lambda w: up @ w},
+        PlainResMLP: {
+            'linear_tokens.weight': lambda w: up @ w @ down,
+            'linear_tokens.bias': lambda w: up @ w,
+        },
+        PlainMLPMixer: {
+            'mixer.fc1.weight': lambda w: w @ down,
+            'mixer.fc2.weight': lambda w: up @ w,
+            'mixer.fc2.bias': lambda w: up @ w,
+        },
+        PlainViT: {},
+    }[cls]
+    expected = {f'layers.{i}.{n}': f for i in range(3) for n, f in per_layer.items()}
+    if cls is PlainViT:
+        expected['pos_embed.weight'] = lambda w: torch.cat([w[:1], up @ w[1:]])
+    for name in b:
+        value = expected.get(name, lambda w: w)(a[name])
+        torch.testing.assert_close(b[name], value, rtol=1e-4, atol=1e-5, msg=name)
+    assert report.resized == ({} if old == new else dict.fromkeys(expected, (old, new)))
+    if old != new:
+        assert f'resized   {len(expected)} of them, from a grid of {old} x {old} to' in str(report)
+
+
+@every_class
+def test_a_whole_model_with_a_backbone_by_foreign_names(cls, tmp_path):
+    """What load_from and --resume do: mmengine loads the whole model, our hook renames."""
+
+    class Detector(nn.Module):
+        def __init__(self, backbone):
+            super().__init__()
+            self.backbone = backbone
+            self.neck = nn.Linear(2, 2)
+
+    source, target = Detector(build(cls)), Detector(build(cls))
+    foreign = {f'backbone.{k}': v for k, v in as_timm(source.backbone).items()}
+    foreign |= {f'neck.{k}': v for k, v in source.neck.state_dict().items()}
+    torch.save(dict(state_dict=foreign), tmp_path / 'x.pth')
+    load_checkpoint(target, str(tmp_path / 'x.pth'), map_location='cpu')
+    assert_equal(target, source)
+
+    ours = dict(state_dict=source.state_dict())
+    torch.save(ours, tmp_path / 'ours.pth')
+    init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'ours.pth'))
+    for prefix in ('backbone.', 'backbone', None):  # None: found by itself
+        model = build(cls, init_cfg=dict(init_cfg, prefix=prefix))
+        model.init_weights()
+        assert_equal(model, source.backbone)
+    with pytest.raises(ValueError, match="name that starts with prefix='neck.backbone.'"):
+        build(cls, init_cfg=dict(init_cfg, prefix='neck.backbone')).init_weights()
+
+    del ours['state_dict']['backbone.norm.' + ('beta' if cls is PlainResMLP else 'bias')]
+    torch.save(ours, tmp_path / 'part.pth')
+    with pytest.raises(ValueError, match='lacks 1 of the .* among them backbone.norm'):
+        load_checkpoint(target, str(tmp_path / 'part.pth'), map_location='cpu')
+    other = Detector(build(PlainViT if cls is not PlainViT else PlainGMLP))
+    with pytest.raises(ValueError, match=rf'this is a {cls.__name__} .*; the backbone is Plain'):
+        load_checkpoint(other, str(tmp_path / 'x.pth'), map_location='cpu')
+
+
+def test_weights_of_other_parts_leave_the_backbone_as_it_is(tmp_path, warnings):
+    """A classifier in load_from, too: mmengine looks for `backbone.`, and goes on without."""
+    model = nn.ModuleDict(dict(backbone=build()))
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    torch.save(as_timm(build()), tmp_path / 'x.pth')
+    load_checkpoint(model, str(tmp_path / 'x.pth'), map_location='cpu')
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert any('PlainGMLP keeps the weights that it has' in text for text in warnings)
+
+
+def test_a_backbone_takes_foreign_names_by_itself():
+    source, model = build(PlainResMLP), build(PlainResMLP)
+    model.load_state_dict(facebook_resmlp(as_timm(source)))
+    assert_equal(model, source)
+    source, model = build(PlainMLPMixer), build(PlainMLPMixer)
+    report = load_weights(model, mmpretrain_mixer(as_timm(source)))
+    assert_equal(model, source)
+    assert report.source == 'mmpretrain' and report.left_out == {
+        'not of the backbone': ['head.fc.weight', 'head.fc.bias']
+    }
+
+
+@pytest.mark.parametrize('strict', [True, False])
+def test_a_part_of_a_backbone_is_refused(strict):
+    """Loaders that are not strict would leave the rest with random values."""
+    part = lose(build().state_dict())
+    with pytest.raises(ValueError, match='lacks 17 of the 34 weights of PlainGMLP, among them'):
+        build().load_state_dict(part, strict=strict)
+
+
+@pytest.mark.parametrize('cls_token', [True, False])
+def test_tokens_that_the_model_lacks_go_with_their_positions(cls_token):
+    source = build(PlainViT)
+    state = as_timm(source)
+    state['dist_token'] = torch.randn(1, 1, 8)
+    state['head_dist.weight'] = torch.randn(2, 8)
+    pos_embed = state['pos_embed']
+    state['pos_embed'] = torch.cat([pos_embed[:, :1], torch.randn(1, 1, 8), pos_embed[:, 1:]], 1)
+    model = build(PlainViT, cls_token=cls_token)
+    report = load_weights(model, state)
+    skip = 0 if cls_token else 1
+    assert torch.equal(model.pos_embed.weight, source.pos_embed.weight[skip:])
+    assert report.left_out['distillation token'] == ['dist_token']
+    assert report.left_out.get('class token', []) == ([] if cls_token else ['cls_token'])
+    assert len(report.left_out['classifier']) == 3
+
+
+def test_layers_that_no_output_needs_are_left_out():
+    source = build()
+    model = build(out_indices=1)
+    report = load_weights(model, as_timm(source))
+    left_out = report.left_out['for no output']
+    assert {name.split('.')[0] for name in left_out} == {'layers', 'norm'}
+    assert torch.equal(model.layers[1].fc1.weight, source.layers[1].fc1.weight)
+
+    arch = dict(channels=(8, 8, 8, 8), depths=(1, 1, 2, 1))
+    source, model = GMLP(arch), GMLP(arch, out_indices=(0, 2))
+    report = load_weights(model, source.state_dict())
+    tops = {'.'.join(name.split('.')[:2]) for name in report.left_out['for no output']}
+    assert tops == {'stages.3', 'merges.3', 'norms.1', 'norms.3'}
+
+
+def lose(state, every=2):
+    return {key: value for i, (key, value) in enumerate(state.items()) if i % every}
+
+
+GOOD = as_timm(build(PlainResMLP))
+THIS = (
+    r'this is a PlainResMLP \(width 8, 3 layers, patch 4\) checkpoint \(timm\); the backbone is '
+)
+
+
+@pytest.mark.parametrize(
+    'state, model, message',
+    [
+        (GOOD, lambda: PlainGMLP('s16'), THIS + 'PlainGMLP s16'),
+        (GOOD, lambda: GMLP('nano'), THIS + 'GMLP nano'),
+        (
+            build(PlainResMLP).state_dict(),
+            build,
+            r'this is a PlainResMLP .* checkpoint \(mlp_backbones\); the backbone is PlainGMLP',
+        ),
+        (
+            S2MLP('nano').state_dict(),
+            lambda: PlainS2MLP(SMALL),
+            r'this is a S2MLP nano checkpoint \(mlp_backbones\); the backbone is PlainS2MLP',
+        ),
+        (
+            GOOD,
+            lambda: build(PlainResMLP, arch=dict(embed_dims=16)),
+            THIS + r'PlainResMLP \(width 16.*patch_embed.proj.weight: the checkpoint has shape '
+            r'\(8, 3, 4, 4\), the model \(16, 3, 4, 4\)',
+        ),
+        (
+            GOOD,
+            lambda: build(PlainResMLP, arch=dict(num_layers=2)),
+            THIS + '.*2 layers.*has 12 weights that the model has no place for, .*layers.2.',
+        ),
+        (
+            GOOD,
+            lambda: build(PlainResMLP, arch=dict(num_layers=5)),
+            THIS + '.*5 layers.*lacks 24 of the 64 weights',
+        ),
+        (
+            lose(GOOD),
+            lambda: build(PlainResMLP),
+            'checkpoint .timm.; .* lacks 20 of the 40 weights',
+        ),
+        (
+            GOOD | {'blocks.0.linear_tokens.weight': torch.zeros(15, 15)},
+            lambda: build(PlainResMLP),
+            r'layers.0.linear_tokens.weight: the checkpoint has shape \(15, 15\), the model '
+            r'\(16, 16\); its tokens are no square grid',
+        ),
+        (
+            GOOD | {'blocks.0.linear_tokens.bias': torch.zeros(4, 4)},
+            lambda: build(PlainResMLP),
+            r'linear_tokens.bias: the checkpoint has shape \(4, 4\), the model \(16,\)',
+        ),
+        (
+            GOOD | {'blocks.0.ls3': torch.zeros(8)},
+            lambda: build(PlainResMLP),
+            'has 1 weights that the model has no place for, among them blocks.0.ls3',
+        ),
+        (
+            {'conv1.weight': torch.zeros(2), 'layer1.0.bn1.weight': torch.zeros(2)},
+            build,
+            'the names of no source that is known here: conv1.weight, .*GMLP of timm',
+        ),
+    ],
+)
+def test_what_does_not_fit_is_named(state, model, message):
+    with torch.device('meta'):
+        model = model()
+    with pytest.raises(ValueError, match=message):
+        load_weights(model, state)
+
+
+@pytest.mark.parametrize('last', ['patch_embed.proj.weight', 'norm.bias'])
+def test_what_does_not_fit_changes_nothing(last):
+    state = build().state_dict()
+    state[last] = state[last][:4]
+    model = build()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match=f'{last}: the checkpoint has shape'):
+        load_weights(model, state)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_errors_say_who_asked_and_for_what(tmp_path):
+    torch.save(GOOD, tmp_path / 'x.pth')
+    model = build(init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'x.pth')))
+    with pytest.raises(ValueError, match='PlainGMLP: init_cfg .*x.pth: ' + THIS):
+        model.init_weights()
+    for address, kind in [('no.pth', FileNotFoundError), ('http://127.0.0.1:1/x', OSError)]:
+        model = build(init_cfg=dict(type='Pretrained', checkpoint=address))
+        with pytest.raises(kind, match=f'PlainGMLP: init_cfg names a checkpoint: {address} '):
+            model.init_weights()
+
+
+def test_nan_is_loaded_with_a_warning(tmp_path, warnings):
+    state = as_timm(build())
+    state['blocks.1.norm.bias'][0] = math.nan
+    state['norm.bias'][0] = math.inf
+    report = load_weights(build(), state)
+    assert report.warning == '2 weights hold NaN or infinite values: layers.1.norm.bias, norm.bias'
+    torch.save(state, tmp_path / 'x.pth')
+    build(init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'x.pth'))).init_weights()
+    assert [text.partition(': ')[2] for text in warnings] == [report.warning]
+    assert load_weights(build(), as_timm(build())).warning is None
+
+
+def test_half_precision_becomes_that_of_the_model():
+    source = build().half()
+    model = build()
+    load_weights(model, as_timm(source))
+    assert model.norm.weight.dtype == torch.float32
+    assert torch.equal(model.norm.weight, source.norm.weight.float())
+
+
+@pytest.mark.parametrize('size', [224, 384])
+@pytest.mark.parametrize('cls, arch', [(PlainResMLP, 's12'), (PlainViT, 'ti'), (GMLP, 'nano')])
+def test_the_model_of_a_checkpoint_is_guessed_from_its_shapes(cls, arch, size):
+    with torch.device('meta'):
+        state = cls(arch, pretrain_img_size=size).state_dict()
+    guess = guess_backbone(state)
+    assert type(guess) is cls
+    assert [v.shape for v in guess.state_dict().values()] == [v.shape for v in state.values()]
+
+
+def test_other_initial_values_come_before_the_checkpoint(tmp_path):
+    source = build()
+    torch.save(source.state_dict(), tmp_path / 'x.pth')
+    init_cfg = [
+        dict(type='Pretrained', checkpoint=str(tmp_path / 'x.pth')),
+        dict(type='Constant', layer='LayerNorm', val=7.0),
+    ]
+    model = build(init_cfg=init_cfg)
+    model.init_weights()
+    assert_equal(model, source)
+    assert model.init_cfg == init_cfg
