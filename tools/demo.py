@@ -15,6 +15,8 @@ import logging
 import os
 import sys
 import time
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,10 +37,12 @@ from mmengine.config import Config, DictAction
 from mmengine.dataset import pseudo_collate
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
+from PIL import Image
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs' / 'demo'
+PROGRESS = ('Epoch(', '\n+')  # how mmengine's lines of progress and mmseg's tables start
 NUM_PICTURES = 8
-ENLARGE = 3  # of a picture, so that there is room for labels
+ENLARGE = 2  # of a picture, so that there is room for labels
 
 
 class Task(NamedTuple):
@@ -84,14 +88,23 @@ def find_config(family: str, head: str) -> Path:
     return config
 
 
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what the libraries print and warn of from the console."""
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        yield
+
+
 def train(cfg: Config) -> Runner:
     """Train and evaluate; on the console only the progress."""
-    # mmengine lists the environment, the hooks and the whole config, which is kept as a file.
-    logging.disable(logging.INFO)
-    runner = Runner.from_cfg(cfg)
-    logging.disable(logging.NOTSET)
-    # What pycocotools prints; mmengine's log holds the stream that it had before.
-    with contextlib.redirect_stdout(io.StringIO()):
+    with quiet():  # mmengine lists the environment and the whole config: see its log
+        runner = Runner.from_cfg(cfg)
+    for handler in runner.logger.handlers:
+        if type(handler) is logging.StreamHandler:  # the console; the file keeps everything
+            handler.setStream(sys.stdout)
+            handler.addFilter(lambda record: record.getMessage().startswith(PROGRESS))
+    with quiet():
         runner.train()
     return runner
 
@@ -159,18 +172,21 @@ def draw_predictions(runner: Runner, folder: Path) -> list[Path]:
 
 
 def draw_grid(pictures: list[Path], file: Path) -> None:
+    """All pictures in one, two in a row."""
     rows = -(-len(pictures) // 2)
     figure, grid = plt.subplots(
-        rows, 2, figsize=(8, 2.1 * rows), squeeze=False, layout='constrained'
+        rows, 2, figsize=(10.4, 2.65 * rows + 0.1), squeeze=False, layout='constrained'
     )
     for axes in grid.flat:
         axes.axis('off')
     for axes, picture in zip(grid.flat, pictures, strict=False):
         axes.imshow(mmcv.imread(str(picture), channel_order='rgb'))
     for axes in grid[0]:
-        axes.set_title('ground truth          prediction')
+        axes.set_title('ground truth', loc='left')
+        axes.set_title('prediction', loc='right')
     figure.savefig(file, dpi=100)
     plt.close(figure)
+    Image.open(file).quantize(256).save(file)  # a third of the size
 
 
 def parse_args() -> argparse.Namespace:
@@ -217,7 +233,8 @@ def main() -> None:
     work_dir = Path(cfg.work_dir)
     rows = read_log(runner)
     draw_curves(rows, task, work_dir / 'curves.png')
-    pictures = draw_predictions(runner, work_dir / 'predictions')
+    with quiet():
+        pictures = draw_predictions(runner, work_dir / 'predictions')
     draw_grid(pictures, work_dir / 'predictions.png')
 
     final = next(row for row in reversed(rows) if set(task.metrics.values()) <= set(row))

@@ -1,9 +1,9 @@
 # Shared by both tasks: a schedule of minutes on a CPU, and a seed.
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),
-    logger=dict(type='LoggerHook', interval=25),
+    logger=dict(type='LoggerHook', interval=50),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='CheckpointHook', interval=4, max_keep_ckpts=1),
+    checkpoint=dict(type='CheckpointHook', interval=3, max_keep_ckpts=1),
     sampler_seed=dict(type='DistSamplerSeedHook'),
 )
 
@@ -14,14 +14,14 @@ env_cfg = dict(
 )
 
 vis_backends = [dict(type='LocalVisBackend')]
-log_processor = dict(type='LogProcessor', window_size=25, by_epoch=True)
+log_processor = dict(type='LogProcessor', window_size=50, by_epoch=True)
 log_level = 'INFO'
 load_from = None
 resume = False
 randomness = dict(seed=0)
 
-max_epochs = 16
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=4)
+max_epochs = 12
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=3)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 

@@ -47,11 +47,7 @@ data_root = 'data/demo'
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations'),
-    dict(
-        type='RandomFlip',
-        prob=[0.25, 0.25, 0.25],
-        direction=['horizontal', 'vertical', 'diagonal'],
-    ),
+    dict(type='RandomFlip', prob=0.5),
     dict(type='PackSegInputs'),
 ]
 test_pipeline = [
@@ -62,7 +58,7 @@ test_pipeline = [
 dataset_type = 'BaseSegDataset'
 metainfo = dict(classes=classes, palette=palette)
 train_dataloader = dict(
-    batch_size=8,
+    batch_size=4,
     num_workers=0,  # an image takes 2 ms: a worker would only take a core from the training
     sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(
