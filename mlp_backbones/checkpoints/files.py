@@ -229,6 +229,11 @@ def _read_npz(path: str) -> object:
 
 
 def _read_torch(path: str) -> object:
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # torch.load does not look at the checksums
+        if damaged:
+            raise ValueError(f'the checksum of {damaged} is wrong, the file is damaged')
     with _stand_ins():
         return torch.load(path, map_location='cpu', weights_only=True)
 

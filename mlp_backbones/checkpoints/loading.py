@@ -154,6 +154,8 @@ def load_weights(
 
     axes = token_axes(model)
     for name, value in state.items():
+        if not value.is_floating_point():
+            raise ValueError(f'{who}: {name} holds {value.dtype}, which are no weights.')
         if value.shape != own[name].shape:
             axis = axes[name].tokens[0]
             report.resized[name] = tuple(
@@ -176,14 +178,14 @@ def rename_foreign(model: Backbone, state_dict: dict[str, Tensor], prefix: str) 
         ValueError: if they are those of another family.
     """
     given = {key[len(prefix) :]: v for key, v in state_dict.items() if key.startswith(prefix)}
-    if not given or all(name in given for name in model.state_dict()):
+    own = model.state_dict()
+    surplus = 'cls_token' in given and 'cls_token' not in own
+    if not given or (all(name in given for name in own) and not surplus):
         return  # ours, the usual case
     key_map = recognise(given, model)
     if key_map is None:
         return
     check_family(model, key_map, given)
-    if key_map.source == OURS:
-        return
     state, left_out, unknown = translate(key_map, given)
     drop_prefix_tokens(model, state, left_out)
     for key in given.keys() - set(unknown):
@@ -249,7 +251,10 @@ def recognise(weights: Iterable[str], model: Backbone | None = None) -> KeyMap |
     keys = list(weights)
     candidates = list(KEY_MAPS)
     if model is not None:
-        candidates.insert(0, own_key_map(type(model).__name__, starred(model.state_dict())))
+        names = starred(model.state_dict())
+        if getattr(model, 'takes_class_token', False):
+            names |= {'cls_token'}  # which a model without one leaves out
+        candidates.insert(0, own_key_map(type(model).__name__, names))
     best = max(candidates, key=lambda key_map: key_map.likeness(keys))
     if best.likeness(keys) < CERTAIN:
         candidates += own_key_maps()

@@ -13,7 +13,7 @@ from mmengine.runner import load_checkpoint
 from safetensors.torch import save_file
 from torch import nn
 
-from mlp_backbones.checkpoints import KEY_MAPS, guess_backbone, load_weights
+from mlp_backbones.checkpoints import KEY_MAPS, guess_backbone, load_pretrained, load_weights
 from mlp_backbones.models import (
     GMLP,
     S2MLP,
@@ -362,3 +362,36 @@ def test_other_initial_values_come_before_the_checkpoint(tmp_path):
     model.init_weights()
     assert_equal(model, source)
     assert model.init_cfg == init_cfg
+
+
+@pytest.mark.parametrize('size', [224, 112])
+def test_our_own_vit_goes_into_one_without_a_class_token(size, tmp_path):
+    arch = dict(embed_dims=16, num_layers=2, patch_size=16, num_heads=2, pos_embed=True)
+    source = PlainViT({**arch, 'cls_token': True}, pretrain_img_size=size)
+    file = tmp_path / 'vit.pth'
+    torch.save(source.state_dict(), file)
+    model = PlainViT(arch)
+    report = load_pretrained(model, str(file))
+    assert report.left_out['class token'] == ['cls_token']
+    if size == 224:
+        assert torch.equal(model.pos_embed.weight, source.pos_embed.weight[1:])
+    holder = torch.nn.Module()
+    holder.backbone = PlainViT(arch)
+    state = {f'backbone.{name}': value for name, value in source.state_dict().items()}
+    holder.load_state_dict(state, strict=False)
+    for a, b in zip(holder.parameters(), model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_what_are_no_weights_is_refused(tmp_path):
+    model = PlainViT(dict(embed_dims=16, num_layers=1, patch_size=16, num_heads=2))
+    file = tmp_path / 'int8.pth'
+    torch.save({k: (127 * v).to(torch.int8) for k, v in model.state_dict().items()}, file)
+    with pytest.raises(ValueError, match='holds torch.int8, which are no weights'):
+        load_pretrained(model, str(file))
+    torch.save(model.state_dict(), file)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match='checksum|cannot be read'):
+        load_pretrained(model, str(file))

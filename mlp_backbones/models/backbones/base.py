@@ -42,7 +42,7 @@ class Backbone(BaseModule):
 
     def __init__(self, in_channels: int, with_cp: bool, init_cfg: dict | list[dict] | None):
         super().__init__(init_cfg)
-        self.in_channels = in_channels
+        self.in_channels = check_positive('in_channels', in_channels)
         self.with_cp = with_cp
 
     @classmethod
@@ -74,17 +74,23 @@ class Backbone(BaseModule):
 
     def check_options(self, options: dict) -> None:
         """Raise TypeError if the family's block does not take all of ``options``."""
-        takes = set(inspect.signature(self.make_block).parameters) - {
-            'dim',
-            'adapter',
-            'drop_path',
-        }
+        given = {'dim', 'adapter', 'drop_path', 'prefix_tokens'}  # by the backbone itself
+        parameters = inspect.signature(self.make_block).parameters
+        takes = set(parameters) - given
         unknown = sorted(set(options) - takes)
+        missing = sorted(
+            name for name in takes - set(options) if parameters[name].default is inspect._empty
+        )
         if unknown:
             raise TypeError(
                 f'{type(self).__name__} takes no {", ".join(unknown)}; beyond the arguments of '
                 f'every backbone it takes {sorted(takes)}.'
             )
+        if missing:
+            raise ValueError(f'the arch of {type(self).__name__} lacks {missing}.')
+        for name, value in options.items():
+            if name.endswith('_ratio') and not (isinstance(value, (int, float)) and value > 0):
+                raise ValueError(f'{name}={value!r} must be a positive number.')
 
     def check_input(self, x: Tensor) -> None:
         """Raise ValueError or TypeError unless ``x`` is a float (B, C, H, W) batch."""
@@ -116,7 +122,9 @@ class Backbone(BaseModule):
                     f'it takes no resolution, but got {resolution!r}.'
                 )
             return [[None] * depth for depth in depths]
-        interpolation = check_interpolation(interpolation or self.default_interpolation)
+        interpolation = check_interpolation(
+            self.default_interpolation if interpolation is None else interpolation
+        )
         if resolution is None:
             resolution = self.default_resolution
         patterns = parse_resolution(resolution, len(depths), self.modes)
@@ -160,6 +168,14 @@ class Backbone(BaseModule):
         """
         configs = self.init_cfg if isinstance(self.init_cfg, (list, tuple)) else [self.init_cfg]
         configs = [cfg for cfg in configs if cfg]
+        for cfg in configs:
+            if not isinstance(cfg, dict) or 'type' not in cfg:
+                raise TypeError(
+                    f'init_cfg={self.init_cfg!r} must be a dict with a type, such as '
+                    "dict(type='Pretrained', checkpoint='weights.pth')."
+                )
+            if is_pretrained(cfg) and 'checkpoint' not in cfg:
+                raise ValueError(f'init_cfg={cfg!r} names no checkpoint.')
         ours = [dict(cfg, type=PretrainedBackbone) for cfg in configs if is_pretrained(cfg)]
         given = self.init_cfg
         # what a checkpoint holds wins over other initial values
@@ -240,7 +256,8 @@ class PretrainedBackbone:
 
 
 def is_pretrained(cfg: dict) -> bool:
-    return cfg['type'] in ('Pretrained', PretrainedInit)
+    kind = cfg['type']
+    return kind is PretrainedInit or str(kind).rpartition('.')[2] == 'Pretrained'
 
 
 class PyramidBackbone(Backbone):
@@ -444,12 +461,12 @@ class PlainBackbone(Backbone):
             check_positive(name, value)
         if cls_token and not self.takes_class_token:
             raise ValueError(f'{type(self).__name__} has no class token; got cls_token=True.')
+        self.check_options(options)
         if cls_token:
             options['prefix_tokens'] = 1
-        self.check_options(options)
         self.num_layers = depth
         self.out_indices = check_out_indices(
-            [i + depth if i < 0 else i for i in as_tuple(out_indices)], depth
+            [i + depth if type(i) is int and i < 0 else i for i in as_tuple(out_indices)], depth
         )
         self.frozen_stages = check_range('frozen_stages', frozen_stages, -1, depth)
         grid = -(-pretrain_img_size // patch_size)
@@ -460,7 +477,7 @@ class PlainBackbone(Backbone):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if cls_token else None
         self.pos_embed = None
         if pos_embed:
-            method = interpolation or self.default_interpolation
+            method = self.default_interpolation if interpolation is None else interpolation
             self.pos_embed = PositionEmbedding(grid, dim, method, int(cls_token))
         drop_rates = stochastic_depth(drop_path_rate, depth)
         self.layers = nn.ModuleList(
@@ -555,15 +572,15 @@ def to_feature_map(x: Tensor) -> Tensor:
 
 def stochastic_depth(rate: float, depth: int) -> list[float]:
     """Drop rates of ``depth`` blocks that rise linearly from 0 to ``rate``."""
-    if not 0 <= rate < 1:
-        raise ValueError(f'drop_path_rate={rate!r} must be at least 0 and below 1.')
+    if not isinstance(rate, (int, float)) or not 0 <= rate < 1:
+        raise ValueError(f'drop_path_rate={rate!r} must be a number from 0 to below 1.')
     return [rate * i / max(depth - 1, 1) for i in range(depth)]
 
 
 def check_out_indices(out_indices: Sequence[int], num: int) -> tuple[int, ...]:
     """Return ``out_indices`` as a sorted tuple, or raise ValueError."""
     out_indices = as_tuple(out_indices)
-    valid = all(isinstance(i, int) and 0 <= i < num for i in out_indices)
+    valid = all(type(i) is int and 0 <= i < num for i in out_indices)
     if not out_indices or not valid or list(out_indices) != sorted(set(out_indices)):
         raise ValueError(
             f'out_indices={out_indices} must be distinct indices in rising order from 0 to '
@@ -573,7 +590,7 @@ def check_out_indices(out_indices: Sequence[int], num: int) -> tuple[int, ...]:
 
 
 def as_tuple(value: int | Sequence[int]) -> tuple[int, ...]:
-    return (value,) if isinstance(value, int) else tuple(value)
+    return tuple(value) if isinstance(value, (list, tuple)) else (value,)
 
 
 def check_range(name: str, value: int, low: int, high: int) -> int:
@@ -585,6 +602,6 @@ def check_range(name: str, value: int, low: int, high: int) -> int:
 
 def check_positive(name: str, value: int) -> int:
     """Return ``value``, or raise ValueError unless it is a positive integer."""
-    if not isinstance(value, int) or value < 1:
+    if type(value) is not int or value < 1:
         raise ValueError(f'{name}={value!r} must be a positive integer.')
     return value

@@ -92,6 +92,8 @@ class GMLPBlock(nn.Module):
         attn_dim: int = 0,
     ):
         super().__init__()
+        if type(attn_dim) is not int or attn_dim < 0:
+            raise ValueError(f'attn_dim={attn_dim!r} must be an integer of at least 0.')
         d_ffn = int(dim * ffn_ratio)
         self.adapter = adapter
         self.norm = nn.LayerNorm(dim, eps=1e-6)

@@ -27,7 +27,7 @@ class Attention(nn.Module):
 
     def __init__(self, dim: int, num_heads: int):
         super().__init__()
-        if dim % num_heads:
+        if type(num_heads) is not int or num_heads < 1 or dim % num_heads:
             raise ValueError(f'num_heads={num_heads} does not divide the width {dim}.')
         self.num_heads = num_heads
         self.qkv = nn.Linear(dim, 3 * dim)
