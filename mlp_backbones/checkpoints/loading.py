@@ -407,7 +407,13 @@ def check_complete(model: nn.Module, state: Mapping[str, Tensor], prefix: str = 
     """Raise ValueError if ``state`` has a part of the weights of ``model`` but not all."""
     own = [prefix + name for name in model.state_dict()]
     missing = [name for name in own if name not in state]
-    if missing and any(key.startswith(prefix) for key in state):
+    given = [key for key in state if key.startswith(prefix)]
+    if given and len(missing) == len(own):
+        raise ValueError(
+            f'the checkpoint holds another backbone than {type(model).__name__}: {some(given)}. '
+            'To keep only its neck and heads, leave the weights of the backbone out of the file.'
+        )
+    if given and missing:
         raise ValueError(
             f'the checkpoint lacks {len(missing)} of the {len(own)} weights of '
             f'{type(model).__name__}, among them {some(missing)}.'

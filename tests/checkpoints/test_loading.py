@@ -395,3 +395,10 @@ def test_what_are_no_weights_is_refused(tmp_path):
     file.write_bytes(content)
     with pytest.raises(ValueError, match='checksum|cannot be read'):
         load_pretrained(model, str(file))
+
+
+def test_a_detector_with_another_backbone_is_refused_with_advice():
+    holder = nn.Module()
+    holder.backbone = GMLP('nano')
+    with pytest.raises(ValueError, match='another backbone than GMLP: backbone.conv1.weight.*out'):
+        holder.load_state_dict({'backbone.conv1.weight': torch.rand(8, 3, 7, 7)}, strict=False)
