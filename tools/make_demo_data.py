@@ -35,8 +35,8 @@ MAX_TILT = np.radians(20)
 MIN_VISIBLE_FRACTION = 0.35
 MIN_VISIBLE_PIXELS = 64
 MIN_CONTRAST = 60.0  # distance of two colours in RGB, 0 to 441
-# Each class leans towards a colour, as things in the world do, but not so far that the outline
-# would not matter: without any such cue a small network from scratch needs hours.
+# Each class leans towards a colour: at 0.5 the colour alone tells 91 % of the classes. The outline
+# tells them all, but UperNet from scratch does not learn it in minutes.
 CLASS_COLOURS = np.array([[220, 60, 50], [60, 100, 230], [70, 200, 70]], float)
 COLOUR_LEANING = 0.5
 
