@@ -12,7 +12,7 @@ from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
 from ...registry import MODELS
-from ..layers import ResolutionAdapter, TokenLinear
+from ..layers import ResolutionAdapter, TokenLinear, init_linear
 from .base import PlainBackbone, PyramidBackbone
 
 
@@ -29,9 +29,7 @@ class TinyAttention(nn.Module):
         super().__init__()
         self.qkv = nn.Linear(dim, 3 * attn_dim)
         self.proj = nn.Linear(attn_dim, out_dim)
-        for fc in (self.qkv, self.proj):
-            nn.init.trunc_normal_(fc.weight, std=0.02)
-            nn.init.zeros_(fc.bias)
+        init_linear(self.qkv, self.proj)
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(x).unsqueeze(1).chunk(3, dim=-1)  # one head: (B, 1, N, d)
@@ -103,9 +101,7 @@ class GMLPBlock(nn.Module):
         self.attn = TinyAttention(dim, self.sgu.out_dim, attn_dim) if attn_dim else None
         self.fc2 = nn.Linear(self.sgu.out_dim, dim)
         self.drop_path = DropPath(drop_path)
-        for fc in (self.fc1, self.fc2):
-            nn.init.trunc_normal_(fc.weight, std=0.02)
-            nn.init.zeros_(fc.bias)
+        init_linear(self.fc1, self.fc2)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm(x)

@@ -10,7 +10,7 @@ from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
 from ...registry import MODELS
-from ..layers import Affine, Mlp, ResolutionAdapter, SpatialShift
+from ..layers import Affine, Mlp, ResolutionAdapter, SpatialShift, init_linear
 from .base import PlainBackbone, PyramidBackbone
 
 NORMS = {'LN': lambda dim: nn.LayerNorm(dim, eps=1e-6), 'Affine': Affine}
@@ -52,9 +52,7 @@ class S2MLPBlock(nn.Module):
         self.norm2 = NORMS[norm](dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.drop_path = DropPath(drop_path)
-        for fc in (self.fc1, self.fc2):
-            nn.init.trunc_normal_(fc.weight, std=0.02)
-            nn.init.zeros_(fc.bias)
+        init_linear(self.fc1, self.fc2)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.fc2(self.shift(self.act(self.fc1(self.norm1(x)))))

@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ...registry import MODELS
-from ..layers import MODES, ResolutionAdapter
+from ..layers import MODES, ResolutionAdapter, init_linear
 from .base import PlainBackbone
 from .mlp_mixer import MixerBlock
 
@@ -32,9 +32,7 @@ class Attention(nn.Module):
         self.num_heads = num_heads
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
-        for fc in (self.qkv, self.proj):
-            nn.init.trunc_normal_(fc.weight, std=0.02)
-            nn.init.zeros_(fc.bias)
+        init_linear(self.qkv, self.proj)
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = rearrange(self.qkv(x), 'b n (t h d) -> t b h n d', t=3, h=self.num_heads)

@@ -1,5 +1,5 @@
 from .affine import Affine
-from .mlp import Mlp
+from .mlp import Mlp, init_linear
 from .patch import PatchEmbed, PatchMerging
 from .position_embedding import PositionEmbedding
 from .resampling import build_resampling_matrix, resample, resampling_matrix
@@ -20,6 +20,7 @@ __all__ = [
     'TokenLinear',
     'build_resampling_matrix',
     'check_shape',
+    'init_linear',
     'parse_resolution',
     'resample',
     'resampling_matrix',

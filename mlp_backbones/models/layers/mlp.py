@@ -3,6 +3,13 @@
 from torch import nn
 
 
+def init_linear(*layers: nn.Linear) -> None:
+    """The initial values that the papers share: normal weights of std 0.02, no bias."""
+    for layer in layers:
+        nn.init.trunc_normal_(layer.weight, std=0.02)
+        nn.init.zeros_(layer.bias)
+
+
 class Mlp(nn.Sequential):
     """``W2 gelu(W1 x + b1) + b2`` over channels, at every position alike.
 
@@ -16,6 +23,4 @@ class Mlp(nn.Sequential):
         self.fc1 = nn.Linear(dim, hidden_dim)
         self.act = nn.GELU()
         self.fc2 = nn.Linear(hidden_dim, dim)
-        for fc in (self.fc1, self.fc2):
-            nn.init.trunc_normal_(fc.weight, std=0.02)
-            nn.init.zeros_(fc.bias)
+        init_linear(self.fc1, self.fc2)
