@@ -121,6 +121,7 @@ def main() -> None:
     except (ImportError, OSError, ValueError) as error:
         sys.exit(f'test.py: {error}')
     Runner.from_cfg(cfg).test()
+    launch.leave_process_group()
 
 
 if __name__ == '__main__':

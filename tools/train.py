@@ -60,6 +60,7 @@ def main() -> None:
     except (ImportError, OSError, ValueError) as error:
         sys.exit(f'train.py: {error}')
     Runner.from_cfg(cfg).train()
+    launch.leave_process_group()
 
 
 if __name__ == '__main__':

@@ -461,6 +461,16 @@ def prepare_launcher(cfg: Config) -> None:
         )
 
 
+def leave_process_group() -> None:
+    """Close the process group, if there is one, when all work is done.
+
+    torch asks for it; a process that ends with an open group can abort in the clean-up
+    of its threads, and torchrun then reports a finished training as failed.
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def _sync_bn_to_bn(node: Any) -> tuple[Any, int]:
     """A copy of a model's config with BN for SyncBN, and how many there
     were."""
