@@ -21,9 +21,16 @@ from ..layers import (
     PatchMerging,
     PositionEmbedding,
     ResolutionAdapter,
+    Sizes,
+    check_valid_sizes,
     parse_resolution,
+    shrink,
+    zero_padding,
 )
 from ..layers.resampling import check_interpolation
+
+# Where a data preprocessor leaves the sizes of the images that it has put on one canvas.
+VALID_SIZES = 'valid_sizes'
 
 
 class Backbone(BaseModule):
@@ -106,6 +113,20 @@ class Backbone(BaseModule):
                 f'{type(self).__name__} takes a floating-point image, not {x.dtype}; normalise '
                 'it first (the data preprocessor of the detector or segmentor does so).'
             )
+
+    def valid_sizes(self, x: Tensor, sizes: Sizes) -> Sizes:
+        """The sizes of the images on the canvas ``x``; None if all of them fill it.
+
+        Each image's features are those that it has alone, whatever lies beside it in the
+        batch and however far it is padded, and zero beyond its own size.
+
+        Args:
+            x: The images (B, C, H, W), each in the top left corner of its canvas.
+            sizes: (height, width) in pixels for each of the images. Default: what the data
+                preprocessor has left at ``x.valid_sizes`` (docs/resolution.md), or else all
+                images fill the canvas.
+        """
+        return check_valid_sizes(getattr(x, VALID_SIZES, None) if sizes is None else sizes, x)
 
     def make_adapters(
         self,
@@ -375,19 +396,23 @@ class PyramidBackbone(Backbone):
             frozen += [self.norms[str(i)]] if i in self.out_indices else []
         return frozen
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, x: Tensor, valid_sizes: Sizes = None) -> tuple[Tensor, ...]:
         """Images (B, C, H, W) -> one map (B, C_i, ceil(H / s_i), ceil(W / s_i)) for each of
         ``out_indices``, of stride s_i = 4, 8, 16, 32, contiguous in memory.
+
+        ``valid_sizes``: see :meth:`Backbone.valid_sizes`.
         """
         self.check_input(x)
-        x = self.patch_embed(x)
+        valid = self.valid_sizes(x, valid_sizes)
+        x, valid = self.patch_embed(x, valid), shrink(valid, 4)
         outs = []
         for i, (merge, blocks) in enumerate(zip(self.merges, self.stages, strict=True)):
-            x = merge(x)
+            if i:
+                x, valid = merge(x, valid), shrink(valid, 2)
             for block in blocks:
-                x = self.run(block, x)
+                x = self.run(block, x, valid)
             if i in self.out_indices:
-                outs.append(to_feature_map(self.norms[str(i)](x)))
+                outs.append(to_feature_map(zero_padding(self.norms[str(i)](x), valid)))
         return tuple(outs)
 
 
@@ -524,42 +549,48 @@ class PlainBackbone(Backbone):
         if self.cls_token is not None and self.frozen_stages >= 0:
             self.cls_token.requires_grad_(False)
 
-    def embed(self, x: Tensor) -> Tensor:
+    def embed(self, x: Tensor, valid: Sizes) -> Tensor:
         """Images (B, C, H, W) -> tokens (B, h, w, dim); (B, 1 + h w, dim) with a class token."""
-        x = self.patch_embed(x)
+        x, valid = self.patch_embed(x, valid), shrink(valid, self.patch_embed.patch_size)
         prefix = 0
         if self.pos_embed is not None:
-            prefix, positions = self.pos_embed(x.shape[1:3])
-            x = x + positions
+            x, prefix = self.pos_embed(x, valid)
         if self.cls_token is not None:
             token = (self.cls_token + prefix).expand(len(x), -1, -1)
             x = torch.cat([token, x.flatten(1, 2)], dim=1)
         return x
 
-    def forward_tokens(self, x: Tensor) -> list[tuple[Tensor, Tensor | None]]:
+    def forward_tokens(
+        self, x: Tensor, valid_sizes: Sizes = None
+    ) -> list[tuple[Tensor, Tensor | None]]:
         """Images (B, C, H, W) -> for each of ``out_indices`` the map (B, h, w, dim) and the
         class token (B, dim), or None without one. The last layer's are normalised.
+
+        ``valid_sizes``: see :meth:`Backbone.valid_sizes`.
         """
         self.check_input(x)
+        valid = self.valid_sizes(x, valid_sizes)
         p = self.patch_embed.patch_size
         size = (-(-x.shape[2] // p), -(-x.shape[3] // p))
-        x = self.embed(x)
+        x, valid = self.embed(x, valid), shrink(valid, p)
         outs = []
         for i, layer in enumerate(self.layers):
-            x = self.run(layer, x) if self.cls_token is None else self.run(layer, x, size)
+            x = self.run(layer, x, valid, *([] if self.cls_token is None else [size]))
             if i in self.out_indices:
                 y = self.norm(x) if i == self.num_layers - 1 else x
-                if self.cls_token is None:
-                    outs.append((y, None))
-                else:
-                    outs.append((y[:, 1:].unflatten(1, size), y[:, 0]))
+                token = None
+                if self.cls_token is not None:
+                    y, token = y[:, 1:].unflatten(1, size), y[:, 0]
+                outs.append((zero_padding(y, valid), token))
         return outs
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, x: Tensor, valid_sizes: Sizes = None) -> tuple[Tensor, ...]:
         """Images (B, C, H, W) -> one map (B, dim, ceil(H / p), ceil(W / p)) for each of
         ``out_indices``, p the patch size, contiguous in memory.
+
+        ``valid_sizes``: see :meth:`Backbone.valid_sizes`.
         """
-        return tuple(to_feature_map(tokens) for tokens, _ in self.forward_tokens(x))
+        return tuple(to_feature_map(tokens) for tokens, _ in self.forward_tokens(x, valid_sizes))
 
 
 def to_feature_map(x: Tensor) -> Tensor:

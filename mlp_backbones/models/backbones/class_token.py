@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import torch
-from einops import reduce, repeat
+from einops import rearrange, repeat
 from torch import Tensor
 
-from ..layers import ResolutionAdapter
+from ..layers import ResolutionAdapter, Sizes, per_image
 
 
 def mix_with_class_token(
-    adapter: ResolutionAdapter, mixer, x: Tensor, size: tuple[int, int]
+    adapter: ResolutionAdapter, mixer, x: Tensor, size: tuple[int, int], valid: Sizes = None
 ) -> Tensor:
     """Mix a map and its class token, for mixers that take 1 + N tokens.
 
@@ -22,18 +22,24 @@ def mix_with_class_token(
         mixer: A token mixer, (B, 1 + N, C) -> (B, 1 + N, C).
         x: Tokens (B, 1 + H W, C), the class token first.
         size: (H, W).
+        valid: Sizes in tokens of the images on this canvas, each mixed as if it were alone.
 
     Returns:
         Tokens (B, 1 + H W, C).
     """
+    if valid is not None and len(x) > 1:
+        images = zip(x.split(1), valid, strict=True)
+        return torch.cat(
+            [mix_with_class_token(adapter, mixer, image, size, [v]) for image, v in images]
+        )
     token, tokens = x[:, :1], x[:, 1:].unflatten(1, size)
-    mixed_token = []
+    mixed_tokens = []
 
-    def mix_part(part: Tensor) -> Tensor:  # (B P, N, C)
+    def mix_part(part: Tensor, part_size: tuple[int, int]) -> Tensor:  # (B P, N, C)
         repeated = repeat(token, 'b n c -> (b p) n c', p=len(part) // len(token))
-        mixed = mixer(torch.cat([repeated, part], dim=1))
-        mixed_token.append(reduce(mixed[:, :1], '(b p) n c -> b n c', 'mean', b=len(token)))
+        mixed = mixer(torch.cat([repeated, part], dim=1), part_size)
+        mixed_tokens.append(rearrange(mixed[:, :1], '(b p) n c -> b p n c', b=len(token)))
         return mixed[:, 1:]
 
-    mixed = adapter(mix_part, tokens)
-    return torch.cat([*mixed_token, mixed.flatten(1, 2)], dim=1)
+    mixed = per_image(lambda tokens: adapter(mix_part, tokens), tokens, valid)
+    return torch.cat([torch.cat(mixed_tokens, dim=1).mean(1), mixed.flatten(1, 2)], dim=1)

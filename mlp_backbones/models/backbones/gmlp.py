@@ -12,7 +12,7 @@ from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
 from ...registry import MODELS
-from ..layers import ResolutionAdapter, TokenLinear, init_linear
+from ..layers import ResolutionAdapter, Sizes, TokenLinear, by_token, init_linear, per_image
 from .base import PlainBackbone, PyramidBackbone
 
 
@@ -31,7 +31,7 @@ class TinyAttention(nn.Module):
         self.proj = nn.Linear(attn_dim, out_dim)
         init_linear(self.qkv, self.proj)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         q, k, v = self.qkv(x).unsqueeze(1).chunk(3, dim=-1)  # one head: (B, 1, N, d)
         return self.proj(F.scaled_dot_product_attention(q, k, v).squeeze(1))
 
@@ -61,10 +61,19 @@ class SpatialGatingUnit(nn.Module):
         nn.init.normal_(self.proj.weight, std=1e-6)
         nn.init.ones_(self.proj.bias)
 
-    def forward(self, z: Tensor, attention: Tensor | float = 0) -> Tensor:
+    def forward(self, z: Tensor, attention: Tensor | None = None) -> Tensor:
         """Gate Z, (B, H, W, dim); ``attention`` is added to the gate."""
+        z1, z2 = self.halves(z)
+        return z1 * self.gate(z2, attention)
+
+    def halves(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Z_1 and norm(Z_2)."""
         z1, z2 = z.chunk(2, dim=-1) if self.split else (z, z)
-        return z1 * (self.adapter(self.proj, self.norm(z2)) + attention)
+        return z1, self.norm(z2)
+
+    def gate(self, z2: Tensor, attention: Tensor | None = None) -> Tensor:
+        gate = self.adapter(self.proj, z2)
+        return gate if attention is None else gate + attention
 
 
 class GMLPBlock(nn.Module):
@@ -103,11 +112,23 @@ class GMLPBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
         init_linear(self.fc1, self.fc2)
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.norm(x)
-        z = self.act(self.fc1(y))  # (B, H, W, d_ffn)
-        attention = self.adapter(self.attn, y) if self.attn else 0
-        return x + self.drop_path(self.fc2(self.sgu(z, attention)))
+    def forward(self, x: Tensor, valid: Sizes = None) -> Tensor:
+        return x + self.drop_path(per_image(self.mix, x, valid))
+
+    def mix(self, x: Tensor) -> Tensor:
+        return self.adapter.run(self.branch, x, width=self.fc1.out_features)
+
+    def branch(self, x: Tensor) -> Tensor:
+        z1, z2 = by_token(self.expand, x, width=self.fc1.out_features)
+        attention = self.adapter(self.attn, self.norm(x)) if self.attn else None
+        gate = self.sgu.gate(z2, attention)
+        return by_token(self.contract, (z1, gate), width=self.fc2.in_features)
+
+    def expand(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.sgu.halves(self.act(self.fc1(self.norm(x))))
+
+    def contract(self, z1: Tensor, gate: Tensor) -> Tensor:
+        return self.fc2(z1 * gate)
 
 
 @MODELS.register_module()

@@ -11,7 +11,7 @@ from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
 from ...registry import MODELS
-from ..layers import Mlp, ResolutionAdapter, TokenLinear
+from ..layers import Mlp, ResolutionAdapter, Sizes, TokenLinear, by_token, per_image
 from .base import PlainBackbone, PyramidBackbone
 from .class_token import mix_with_class_token
 
@@ -34,8 +34,9 @@ class TokenMlp(nn.Module):
         self.act = nn.GELU()
         self.fc2 = TokenLinear(hidden_dim, tokens, spatial_in=False, **shared)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.act(self.fc1(x)))  # (B, N, C) -> (B, D_S, C) -> (B, N, C)
+    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        # (B, N, C) -> (B, D_S, C) -> (B, N, C)
+        return self.fc2(self.act(self.fc1(x, size)), size)
 
 
 class MixerBlock(nn.Module):
@@ -43,7 +44,7 @@ class MixerBlock(nn.Module):
 
     Args:
         dim: Channels of the tokens.
-        mixer: A token mixer, (B, N, C) -> (B, N, C).
+        mixer: A token mixer, see layers/resolution.py.
         adapter: Brings the mixer to maps of any size.
         drop_path: Probability of leaving a branch out for an image.
         mlp_ratio: Hidden width of channel mixing / dim.
@@ -65,15 +66,24 @@ class MixerBlock(nn.Module):
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, valid: Sizes = None, size: tuple[int, int] | None = None
+    ) -> Tensor:
         """Mix (B, H, W, C), or (B, 1 + H W, C) of ``size`` (H, W) with a class token first."""
-        x = x + self.drop_path(self.mix(self.norm1(x), size))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
-
-    def mix(self, x: Tensor, size: tuple[int, int] | None) -> Tensor:
         if size is None:
-            return self.adapter(self.mixer, x)
-        return mix_with_class_token(self.adapter, self.mixer, x, size)
+            mixed = per_image(self.mix_tokens, x, valid)
+        else:
+            mixed = mix_with_class_token(self.adapter, self.mixer, self.norm1(x), size, valid)
+        x = x + self.drop_path(mixed)
+        return x + self.drop_path(by_token(self.mix_channels, x, self.mlp.hidden_dim))
+
+    def mix_tokens(self, x: Tensor) -> Tensor:
+        return self.adapter.run(
+            lambda x: self.adapter(self.mixer, self.norm1(x)), x, width=x.shape[-1]
+        )
+
+    def mix_channels(self, x: Tensor) -> Tensor:
+        return self.mlp(self.norm2(x))
 
 
 def make_mixer_block(

@@ -13,7 +13,7 @@ from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
 from ...registry import MODELS
-from ..layers import Affine, Mlp, ResolutionAdapter, TokenLinear
+from ..layers import Affine, Mlp, ResolutionAdapter, Sizes, TokenLinear, by_token, per_image
 from .base import PlainBackbone, PyramidBackbone
 
 
@@ -47,9 +47,18 @@ class ResMLPBlock(nn.Module):
         self.ls2 = nn.Parameter(torch.full((dim,), float(layer_scale_init)))
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.ls1 * self.adapter(self.linear_tokens, self.norm1(x)))
-        return x + self.drop_path(self.ls2 * self.mlp(self.norm2(x)))
+    def forward(self, x: Tensor, valid: Sizes = None) -> Tensor:
+        x = x + self.drop_path(per_image(self.mix_tokens, x, valid))
+        return x + self.drop_path(by_token(self.mix_channels, x, self.mlp.hidden_dim))
+
+    def mix_tokens(self, x: Tensor) -> Tensor:
+        def branch(x):
+            return self.ls1 * self.adapter(self.linear_tokens, self.norm1(x))
+
+        return self.adapter.run(branch, x, width=x.shape[-1])
+
+    def mix_channels(self, x: Tensor) -> Tensor:
+        return self.ls2 * self.mlp(self.norm2(x))
 
     @torch.no_grad()
     def switch_to_deploy(self) -> DeployedResMLPBlock:
@@ -80,9 +89,15 @@ class DeployedResMLPBlock(nn.Module):
         fc2.weight *= block.ls2[:, None]
         fc2.bias *= block.ls2
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.adapter(self.linear_tokens, self.norm1(x))
-        return x + self.mlp(x)
+    def forward(self, x: Tensor, valid: Sizes = None) -> Tensor:
+        x = x + per_image(self.mix_tokens, x, valid)
+        return x + by_token(self.mlp, x, self.mlp.hidden_dim)
+
+    def mix_tokens(self, x: Tensor) -> Tensor:
+        def branch(x):
+            return self.adapter(self.linear_tokens, self.norm1(x))
+
+        return self.adapter.run(branch, x, width=x.shape[-1])
 
 
 class Deployable:

@@ -10,7 +10,16 @@ from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
 from ...registry import MODELS
-from ..layers import Affine, Mlp, ResolutionAdapter, SpatialShift, init_linear
+from ..layers import (
+    Affine,
+    Mlp,
+    ResolutionAdapter,
+    Sizes,
+    SpatialShift,
+    by_token,
+    init_linear,
+    per_image,
+)
 from .base import PlainBackbone, PyramidBackbone
 
 NORMS = {'LN': lambda dim: nn.LayerNorm(dim, eps=1e-6), 'Affine': Affine}
@@ -54,10 +63,16 @@ class S2MLPBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
         init_linear(self.fc1, self.fc2)
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.fc2(self.shift(self.act(self.fc1(self.norm1(x)))))
-        x = x + self.drop_path(y)
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+    def forward(self, x: Tensor, valid: Sizes = None) -> Tensor:
+        x = x + self.drop_path(per_image(self.mix_tokens, x, valid))
+        return x + self.drop_path(by_token(self.mix_channels, x, self.mlp.hidden_dim))
+
+    def mix_tokens(self, x: Tensor) -> Tensor:
+        y = by_token(lambda x: self.act(self.fc1(self.norm1(x))), x, width=x.shape[-1])
+        return self.fc2(self.shift(y))
+
+    def mix_channels(self, x: Tensor) -> Tensor:
+        return self.mlp(self.norm2(x))
 
 
 @MODELS.register_module()

@@ -34,7 +34,8 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
         init_linear(self.qkv, self.proj)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """Tokens (B, N, dim) -> (B, N, dim), for any number of them, whatever their ``size``."""
         q, k, v = rearrange(self.qkv(x), 'b n (t h d) -> t b h n d', t=3, h=self.num_heads)
         x = F.scaled_dot_product_attention(q, k, v)
         return self.proj(rearrange(x, 'b h n d -> b n (h d)'))

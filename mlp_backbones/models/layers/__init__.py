@@ -4,8 +4,10 @@ from .patch import PatchEmbed, PatchMerging
 from .position_embedding import PositionEmbedding
 from .resampling import build_resampling_matrix, resample, resampling_matrix
 from .resolution import GRID_MODES, MODES, ResolutionAdapter, parse_resolution
+from .slices import by_band, by_token
 from .spatial_shift import SpatialShift
 from .token_linear import TokenLinear, check_shape, resize_tokens
+from .valid_size import Sizes, check_valid_sizes, per_image, shrink, zero_padding
 
 __all__ = [
     'Affine',
@@ -16,13 +18,20 @@ __all__ = [
     'PatchMerging',
     'PositionEmbedding',
     'ResolutionAdapter',
+    'Sizes',
     'SpatialShift',
     'TokenLinear',
     'build_resampling_matrix',
+    'by_band',
+    'by_token',
     'check_shape',
+    'check_valid_sizes',
     'init_linear',
     'parse_resolution',
+    'per_image',
     'resample',
     'resampling_matrix',
     'resize_tokens',
+    'shrink',
+    'zero_padding',
 ]

@@ -20,6 +20,7 @@ class Mlp(nn.Sequential):
 
     def __init__(self, dim: int, hidden_dim: int):
         super().__init__()
+        self.hidden_dim = hidden_dim
         self.fc1 = nn.Linear(dim, hidden_dim)
         self.act = nn.GELU()
         self.fc2 = nn.Linear(hidden_dim, dim)

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from .resampling import resample
 from .token_linear import check_shape, resize_tokens
+from .valid_size import Sizes, per_image
 
 
 class PositionEmbedding(nn.Module):
@@ -27,11 +28,17 @@ class PositionEmbedding(nn.Module):
         self.weight = nn.Parameter(torch.zeros(prefix_tokens + grid**2, dim))
         nn.init.trunc_normal_(self.weight, std=0.02)
 
-    def forward(self, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """The embeddings of the prefix, (P, C), and of a map of ``size``, (H, W, C)."""
-        prefix, grid = self.weight.tensor_split([self.prefix_tokens])
-        grid = grid.unflatten(0, (self.grid, self.grid))
-        return prefix, resample(grid[None], size, self.interpolation)[0]
+    def forward(self, x: Tensor, valid: Sizes = None) -> tuple[Tensor, Tensor]:
+        """Tokens (B, H, W, C) plus their embeddings, and the embeddings of the prefix, (P, C).
+
+        With ``valid``, the sizes in tokens of the images on this canvas, each image has the
+        embeddings of its own size, and zeros beyond it.
+        """
+        return per_image(self.add, x, valid), self.weight[: self.prefix_tokens]
+
+    def add(self, x: Tensor) -> Tensor:
+        grid = self.weight[self.prefix_tokens :].unflatten(0, (1, self.grid, self.grid))
+        return x + resample(grid, x.shape[1:3], self.interpolation)
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
         key = prefix + 'weight'

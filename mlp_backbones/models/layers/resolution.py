@@ -1,9 +1,10 @@
 """The resolution adapter: runs a token mixer of one grid on a map of any size.
 
 A token mixer is a function ``f`` on the tokens of a square grid, row by row:
-(B, g * g, C) -> (B, g * g, C). The adapter knows nothing of the mixer and the mixer
-nothing of resolution. At H == W == g every mode is ``f`` itself, bit for bit. See
-docs/design.md, section 2.
+(B, g * g, C) -> (B, g * g, C). Given a smaller size as well, (h, w), it takes and returns
+the tokens of the grid's top left corner, as if the others were zeros and their results not
+asked for. The adapter knows nothing of the mixer and the mixer nothing of resolution. At
+H == W == g every mode is ``f`` itself, bit for bit. See docs/design.md, section 2.
 """
 
 from __future__ import annotations
@@ -11,57 +12,88 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-import torch.nn.functional as F
+import torch
 from einops import rearrange
 from torch import Tensor
 
 from .resampling import check_interpolation, resample
+from .slices import by_band
 
-TokenMixer = Callable[[Tensor], Tensor]
+TokenMixer = Callable[[Tensor, tuple[int, int]], Tensor]
 
 
 def interpolate(f: TokenMixer, x: Tensor, grid: int, interpolation: str) -> Tensor:
     """``U f(D x)``: for a linear ``f`` of weight K and bias b, ``U K D x + U b``."""
     _, h, w, _ = x.shape
-    mixed = f(resample(x, (grid, grid), interpolation).flatten(1, 2))
+    mixed = f(resample(x, (grid, grid), interpolation).flatten(1, 2), (grid, grid))
     return resample(mixed.unflatten(1, (grid, grid)), (h, w), interpolation)
 
 
 def window(f: TokenMixer, x: Tensor, grid: int, interpolation: str) -> Tensor:
-    """Share ``f`` among the g x g windows of the map, padded with zeros to fit.
+    """Share ``f`` among the g x g windows of the map; those at the border may be smaller.
 
     At twice the native size this is the recipe of MLP-Mixer's appendix C for
     fine-tuning at a higher resolution (a block-diagonal weight).
     """
-    return _share(f, x, grid, 'b (r g) (s k) c')
+    rows, columns = ([(n // grid, grid), (1, n % grid)] for n in x.shape[1:3])
+    return _share(f, x, rows, columns)
 
 
 def grid(f: TokenMixer, x: Tensor, grid: int, interpolation: str) -> Tensor:
-    """Share ``f`` among g x g groups of tokens that each span the whole map.
+    """Share ``f`` among groups of up to g x g tokens that each span the whole map.
 
-    The dilated partition of MaxViT (sec. 3.2) and MAXIM: with the map padded to
-    (g r, g s), a group takes every r-th row and every s-th column.
+    The dilated partition of MaxViT (sec. 3.2) and MAXIM: with r = ceil(H / g), a group
+    takes every r-th row, likewise the columns.
     """
-    return _share(f, x, grid, 'b (g r) (k s) c')
+    runs, orders = [], []
+    for n in x.shape[1:3]:
+        r = -(-n // grid)
+        runs.append([(n % r, n // r + 1), (r - n % r, n // r)])
+        orders.append(torch.cat([torch.arange(i, n, r, device=x.device) for i in range(r)]))
+    i, j = orders
+    mixed = _share(f, x[:, i][:, :, j], *runs)  # in this order the groups are windows
+    return mixed[:, i.argsort()][:, :, j.argsort()]
 
 
 def whole(f: TokenMixer, x: Tensor, grid: int, interpolation: str) -> Tensor:
     """``f`` on all tokens of the map, for mixers of any number of tokens (attention)."""
-    return f(x.flatten(1, 2)).unflatten(1, x.shape[1:3])
+    return f(x.flatten(1, 2), x.shape[1:3]).unflatten(1, x.shape[1:3])
 
 
-def _share(f: TokenMixer, x: Tensor, g: int, partition: str) -> Tensor:
-    """Apply ``f`` to the r x s parts of g x k tokens that ``partition`` names."""
-    b, h, w, _ = x.shape
-    if h % g or w % g:
-        x = F.pad(x, (0, 0, 0, -w % g, 0, -h % g))
-    rows = x.shape[1] // g
+Runs = Sequence[tuple[int, int]]
+
+
+def _share(f: TokenMixer, x: Tensor, rows: Runs, columns: Runs) -> Tensor:
+    """Apply ``f`` to the rectangles of a map whose axes fall into ``number`` parts of equal
+    ``length`` one after the other, for each (number, length) of ``rows`` and ``columns``.
+    """
+    # Splitting and joining have each other as backward pass, without zeros to be added up.
+    bands = [
+        _join([_parts(f, block, (g, k)) for block, k in _split(band, columns, dim=2)], dim=2)
+        for band, g in _split(x, rows, dim=1)
+    ]
+    return _join(bands, dim=1)
+
+
+def _split(x: Tensor, runs: Runs, dim: int) -> list[tuple[Tensor, int]]:
+    runs = [run for run in runs if run[0] * run[1]]
+    blocks = x.split([number * length for number, length in runs], dim)
+    return [(block, length) for block, (_, length) in zip(blocks, runs, strict=True)]
+
+
+def _join(blocks: list[Tensor], dim: int) -> Tensor:
+    return torch.cat(blocks, dim) if len(blocks) > 1 else blocks[0]
+
+
+def _parts(f: TokenMixer, x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Apply ``f`` to each of the g x k rectangles of the map."""
+    b, h, _, _ = x.shape
+    g, k = size
     # Tokens first in memory: a linear f is then one matrix product for all parts, and
     # so is the gradient of its weight.
-    parts = rearrange(x, f'{partition} -> (g k) (b r s) c', g=g, k=g)
-    mixed = f(parts.transpose(0, 1))
-    x = rearrange(mixed, f'(b r s) (g k) c -> {partition}', b=b, r=rows, g=g)
-    return x[:, :h, :w]
+    parts = rearrange(x, 'b (r g) (s k) c -> (g k) (b r s) c', g=g, k=k)
+    mixed = f(parts.transpose(0, 1), size)
+    return rearrange(mixed, '(b r s) (g k) c -> b (r g) (s k) c', b=b, r=h // g, g=g)
 
 
 MODES = {'interpolate': interpolate, 'window': window, 'grid': grid, 'global': whole}
@@ -91,6 +123,18 @@ class ResolutionAdapter:
     def __call__(self, mixer: TokenMixer, x: Tensor) -> Tensor:
         """Mix the tokens of ``x``, (B, H, W, C), for any H and W of at least 1."""
         return MODES[self.mode](mixer, x, self.grid, self.interpolation)
+
+    def run(self, branch: Callable[[Tensor], Tensor], x: Tensor, width: int) -> Tensor:
+        """``branch(x)`` for a function of maps that mixes tokens by this adapter alone.
+
+        Windows let it run on one band of the map after the other, see ``by_band``.
+
+        Args:
+            branch: From a map (B, H, W, C) to one of the same size.
+            x: Tokens (B, H, W, C).
+            width: Channels of the widest tensor in ``branch``.
+        """
+        return by_band(branch, x, width, self.grid) if self.mode == 'window' else branch(x)
 
 
 def parse_resolution(

@@ -45,13 +45,23 @@ class TokenLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_tokens))
         nn.init.trunc_normal_(self.weight, std=0.02)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """Tokens (B, N_in, C) -> (B, N_out, C).
+
+        With ``size`` (h, w), spatial inputs and outputs are only the h x w tokens in the top
+        left corner of their grid: the function is that with zeros for the other inputs.
+        """
         b, n, c = x.shape
+        weight, bias = self.weight, self.bias
+        if size is not None and self.spatial_out:
+            weight, bias = (corner(t, size, self.prefix_tokens) for t in (weight, bias))
+        if size is not None and self.spatial_in:
+            weight = corner(weight.t(), size, self.prefix_tokens).t()
         x = x.transpose(0, 1).reshape(n, b * c)
-        if self.bias.dim() == 1:
-            x = torch.addmm(self.bias[:, None], self.weight, x).view(-1, b, c)
+        if bias.dim() == 1:
+            x = torch.addmm(bias[:, None], weight, x).view(-1, b, c)
         else:  # a bias for every token and channel, as folding a channel scale leaves it
-            x = torch.mm(self.weight, x).view(-1, b, c) + self.bias[:, None]
+            x = torch.mm(weight, x).view(-1, b, c) + bias[:, None]
         return x.transpose(0, 1)  # (B, N_out, C)
 
     def extra_repr(self) -> str:
@@ -92,6 +102,18 @@ def resize_tokens(
     grid = grid.double().reshape(1, old, old, -1)
     grid = resample(grid, (new, new), interpolation).reshape(new * new, *x.shape[1:])
     return torch.cat([prefix, grid.to(x)])
+
+
+def corner(x: Tensor, size: tuple[int, int], prefix_tokens: int) -> Tensor:
+    """Of tokens (N, ...), ``prefix_tokens`` and a square grid, the prefix and the h x w tokens
+    in the top left corner of the grid.
+    """
+    side = math.isqrt(len(x) - prefix_tokens)
+    if tuple(size) == (side, side):
+        return x
+    h, w = size
+    grid = x[prefix_tokens:].unflatten(0, (side, side))[:h, :w].flatten(0, 1)
+    return torch.cat([x[:prefix_tokens], grid]) if prefix_tokens else grid
 
 
 def check_shape(state_dict: dict, key: str, param: Tensor) -> None:

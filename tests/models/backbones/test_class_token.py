@@ -22,14 +22,15 @@ def test_a_class_token_works_in_every_mode(cls, resolution):
 def test_at_native_size_the_mixer_sees_the_class_token_before_the_map():
     x = torch.randn(2, 1 + 9, 4)
     for mode in ('interpolate', 'window', 'grid', 'global'):
-        mixed = mix_with_class_token(ResolutionAdapter(3, mode), lambda x: x.flip(1), x, (3, 3))
+        adapter = ResolutionAdapter(3, mode)
+        mixed = mix_with_class_token(adapter, lambda x, size: x.flip(1), x, (3, 3))
         assert torch.equal(mixed, x.flip(1))
 
 
 def test_the_class_token_is_the_mean_over_the_windows():
     x = torch.randn(2, 1 + 4 * 6, 5)
 
-    def mixer(part):  # (B P, 1 + 4, C): the class token becomes the sum of its window
+    def mixer(part, size):  # (B P, 1 + 4, C): the class token becomes the sum of its window
         return torch.cat([part[:, 1:].sum(1, keepdim=True), part[:, :1].expand(-1, 4, -1)], dim=1)
 
     mixed = mix_with_class_token(ResolutionAdapter(2, 'window'), mixer, x, (4, 6))

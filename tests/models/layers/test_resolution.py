@@ -46,10 +46,10 @@ def test_constants_are_kept(g, h, w, mode, interpolation):
     """f = identity leaves any map of the modes that permute, and constants of all."""
     adapter = ResolutionAdapter(g, mode, interpolation)
     constant = torch.full((1, h, w, 2), 3.7, dtype=torch.float64)
-    torch.testing.assert_close(adapter(lambda x: x, constant), constant)
+    torch.testing.assert_close(adapter(lambda x, size: x, constant), constant)
     if mode != 'interpolate':
         x = torch.randn(2, h, w, 3)
-        assert torch.equal(adapter(lambda x: x, x), x)
+        assert torch.equal(adapter(lambda x, size: x, x), x)
 
 
 @given(st.integers(1, 14), mode, kernel)
@@ -77,7 +77,7 @@ def test_window_and_grid_apply_the_mixer_to_their_parts(g, rows, columns):
 
 def test_global_mixes_all_tokens_at_once():
     x = torch.randn(2, 3, 5, 4)
-    out = ResolutionAdapter(14, 'global')(lambda x: x.flip(1), x)
+    out = ResolutionAdapter(14, 'global')(lambda x, size: x.flip(1), x)
     assert torch.equal(out, x.flip(1).flip(2))
 
 
