@@ -12,7 +12,15 @@ from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
 from ...registry import MODELS
-from ..layers import ResolutionAdapter, Sizes, TokenLinear, by_token, init_linear, per_image
+from ..layers import (
+    ResolutionAdapter,
+    Sizes,
+    TokenLinear,
+    by_token,
+    init_linear,
+    per_image,
+    recompute,
+)
 from .base import PlainBackbone, PyramidBackbone
 
 
@@ -37,9 +45,9 @@ class TinyAttention(nn.Module):
 
 
 class SpatialGatingUnit(nn.Module):
-    """``s(Z) = Z_1 * f(Z_2)`` with ``f(Z) = W norm(Z) + b`` over tokens (eq. 2 and 3).
+    """The gate ``f(Z_2) = W norm(Z_2) + b`` over tokens of ``s(Z) = Z_1 * f(Z_2)`` (eq. 2, 3).
 
-    W starts near 0 and b at 1, so that the unit starts as the identity on Z_1.
+    W starts near 0 and b at 1, so that s starts as the identity on Z_1.
 
     Args:
         dim: Channels of Z.
@@ -61,19 +69,9 @@ class SpatialGatingUnit(nn.Module):
         nn.init.normal_(self.proj.weight, std=1e-6)
         nn.init.ones_(self.proj.bias)
 
-    def forward(self, z: Tensor, attention: Tensor | None = None) -> Tensor:
-        """Gate Z, (B, H, W, dim); ``attention`` is added to the gate."""
-        z1, z2 = self.halves(z)
-        return z1 * self.gate(z2, attention)
-
-    def halves(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Z_1 and norm(Z_2)."""
-        z1, z2 = z.chunk(2, dim=-1) if self.split else (z, z)
-        return z1, self.norm(z2)
-
-    def gate(self, z2: Tensor, attention: Tensor | None = None) -> Tensor:
-        gate = self.adapter(self.proj, z2)
-        return gate if attention is None else gate + attention
+    def forward(self, z2: Tensor) -> Tensor:
+        """The gate of norm(Z_2), (B, H, W, out_dim)."""
+        return self.adapter(self.proj, z2)
 
 
 class GMLPBlock(nn.Module):
@@ -119,16 +117,25 @@ class GMLPBlock(nn.Module):
         return self.adapter.run(self.branch, x, width=self.fc1.out_features)
 
     def branch(self, x: Tensor) -> Tensor:
-        z1, z2 = by_token(self.expand, x, width=self.fc1.out_features)
-        attention = self.adapter(self.attn, self.norm(x)) if self.attn else None
-        gate = self.sgu.gate(z2, attention)
-        return by_token(self.contract, (z1, gate), width=self.fc2.in_features)
+        h1, z2 = by_token(self.expand, x, width=self.fc1.out_features)
+        gate = self.sgu(z2)
+        if self.attn:
+            gate = gate + self.adapter(self.attn, self.norm(x))
+        return by_token(self.contract, (h1, gate), width=self.fc2.in_features)
 
     def expand(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self.sgu.halves(self.act(self.fc1(self.norm(x))))
+        """Z_1 before its GELU, and norm(Z_2)."""
+        y = self.norm(x)
+        if self.sgu.split:
+            # U by halves: each is contiguous in memory, where halves of its output are not
+            halves = zip(self.fc1.weight.chunk(2), self.fc1.bias.chunk(2), strict=True)
+            h1, h2 = (F.linear(y, weight, bias) for weight, bias in halves)
+        else:
+            h1 = h2 = self.fc1(y)
+        return h1, recompute(lambda h: self.sgu.norm(self.act(h)), h2)
 
-    def contract(self, z1: Tensor, gate: Tensor) -> Tensor:
-        return self.fc2(z1 * gate)
+    def contract(self, h1: Tensor, gate: Tensor) -> Tensor:
+        return recompute(lambda h, gate: self.fc2(self.act(h) * gate), h1, gate)
 
 
 @MODELS.register_module()

@@ -8,12 +8,24 @@ https://arxiv.org/abs/2103.17239.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
+import torch.nn.functional as F
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
 from ...registry import MODELS
-from ..layers import Affine, Mlp, ResolutionAdapter, Sizes, TokenLinear, by_token, per_image
+from ..layers import (
+    Affine,
+    Mlp,
+    ResolutionAdapter,
+    Sizes,
+    TokenLinear,
+    by_token,
+    per_image,
+    recompute,
+)
 from .base import PlainBackbone, PyramidBackbone
 
 
@@ -52,13 +64,23 @@ class ResMLPBlock(nn.Module):
         return x + self.drop_path(by_token(self.mix_channels, x, self.mlp.hidden_dim))
 
     def mix_tokens(self, x: Tensor) -> Tensor:
+        # LayerScale goes through the token mixing into the Affine: one pass instead of two
+        norm, mixer = self.norm1, partial(self.linear_tokens, scale=self.ls1)
+
         def branch(x):
-            return self.ls1 * self.adapter(self.linear_tokens, self.norm1(x))
+            return self.adapter(
+                mixer, torch.addcmul(self.ls1 * norm.beta, self.ls1 * norm.alpha, x)
+            )
 
         return self.adapter.run(branch, x, width=x.shape[-1])
 
     def mix_channels(self, x: Tensor) -> Tensor:
-        return self.ls2 * self.mlp(self.norm2(x))
+        # Affine and LayerScale go into the weights, which costs less than two passes over x
+        fc1, fc2, norm = self.mlp.fc1, self.mlp.fc2, self.norm2
+        h = F.linear(x, fc1.weight * norm.alpha, fc1.bias + fc1.weight @ norm.beta)
+        scale = self.ls2
+        w, b = fc2.weight * scale[:, None], fc2.bias * scale
+        return recompute(lambda h: F.linear(self.mlp.act(h), w, b), h)
 
     @torch.no_grad()
     def switch_to_deploy(self) -> DeployedResMLPBlock:

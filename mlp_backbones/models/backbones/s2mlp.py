@@ -19,6 +19,7 @@ from ..layers import (
     by_token,
     init_linear,
     per_image,
+    recompute,
 )
 from .base import PlainBackbone, PyramidBackbone
 
@@ -68,8 +69,8 @@ class S2MLPBlock(nn.Module):
         return x + self.drop_path(by_token(self.mix_channels, x, self.mlp.hidden_dim))
 
     def mix_tokens(self, x: Tensor) -> Tensor:
-        y = by_token(lambda x: self.act(self.fc1(self.norm1(x))), x, width=x.shape[-1])
-        return self.fc2(self.shift(y))
+        h = self.fc1(self.norm1(x))
+        return recompute(lambda h: self.fc2(self.shift(self.act(h))), h)
 
     def mix_channels(self, x: Tensor) -> Tensor:
         return self.mlp(self.norm2(x))

@@ -4,7 +4,7 @@ from .patch import PatchEmbed, PatchMerging
 from .position_embedding import PositionEmbedding
 from .resampling import build_resampling_matrix, resample, resampling_matrix
 from .resolution import GRID_MODES, MODES, ResolutionAdapter, parse_resolution
-from .slices import by_band, by_token
+from .slices import by_band, by_token, recompute
 from .spatial_shift import SpatialShift
 from .token_linear import TokenLinear, check_shape, resize_tokens
 from .valid_size import Sizes, check_valid_sizes, per_image, shrink, zero_padding
@@ -29,6 +29,7 @@ __all__ = [
     'init_linear',
     'parse_resolution',
     'per_image',
+    'recompute',
     'resample',
     'resampling_matrix',
     'resize_tokens',

@@ -1,6 +1,8 @@
 """Channel mixing."""
 
-from torch import nn
+from torch import Tensor, nn
+
+from .slices import recompute
 
 
 def init_linear(*layers: nn.Linear) -> None:
@@ -10,7 +12,7 @@ def init_linear(*layers: nn.Linear) -> None:
         nn.init.zeros_(layer.bias)
 
 
-class Mlp(nn.Sequential):
+class Mlp(nn.Module):
     """``W2 gelu(W1 x + b1) + b2`` over channels, at every position alike.
 
     Args:
@@ -25,3 +27,6 @@ class Mlp(nn.Sequential):
         self.act = nn.GELU()
         self.fc2 = nn.Linear(hidden_dim, dim)
         init_linear(self.fc1, self.fc2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return recompute(lambda h: self.fc2(self.act(h)), self.fc1(x))

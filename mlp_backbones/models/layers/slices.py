@@ -15,7 +15,18 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-SLICE = 2**20  # numbers in the widest tensor of a slice: 4 MiB in float32
+SLICE = 2**21  # numbers in the widest tensor of a slice: 8 MiB in float32
+
+
+def recompute(f: Callable[..., Tensor], *xs: Tensor) -> Tensor:
+    """``f(*xs)``; a training step keeps ``xs`` and computes the rest in the backward pass again.
+
+    For a pointwise function and the linear layer after it, whose input then needs no memory;
+    its matrix product is not computed again. A compiler decides this for itself.
+    """
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return f(*xs)
+    return checkpoint(f, *xs, use_reentrant=False, preserve_rng_state=False)
 
 
 def by_token(f: Callable[..., Tensor], xs: Tensor | tuple[Tensor, ...], width: int) -> Tensor:
@@ -27,15 +38,15 @@ def by_token(f: Callable[..., Tensor], xs: Tensor | tuple[Tensor, ...], width: i
         width: Channels of the widest tensor in ``f``.
     """
     xs = xs if isinstance(xs, tuple) else (xs,)
-    size = xs[0].shape[:-1]
-    step = SLICE // width
-    if not _is_large(xs[0], step):
+    step = _slice_tokens(xs[0], width)
+    if step is None:
         return f(*xs)
+    size = xs[0].shape[:-1]
     slices = zip(*(x.reshape(-1, x.shape[-1]).split(step) for x in xs), strict=True)
     outs = _map(f, slices)
     if isinstance(outs[0], tuple):
-        return tuple(torch.cat(out).unflatten(0, size) for out in zip(*outs, strict=True))
-    return torch.cat(outs).unflatten(0, size)
+        return tuple(_join(out, 0).unflatten(0, size) for out in zip(*outs, strict=True))
+    return _join(outs, 0).unflatten(0, size)
 
 
 def by_band(f: Callable[[Tensor], Tensor], x: Tensor, width: int, rows: int) -> Tensor:
@@ -47,20 +58,26 @@ def by_band(f: Callable[[Tensor], Tensor], x: Tensor, width: int, rows: int) -> 
         width: Channels of the widest tensor in ``f``.
         rows: Height of a band; the last one may be lower.
     """
-    step = SLICE // width
-    if not _is_large(x, step):
+    step = _slice_tokens(x, width)
+    if step is None:
         return f(x)
     bands = max(step // (x.shape[2] * rows), 1)
-    images = [torch.cat(_map(f, zip(y.split(bands * rows, 1))), 1) for y in x.split(1)]
-    return torch.cat(images) if len(images) > 1 else images[0]
+    images = [[(band,) for band in image.split(bands * rows, 1)] for image in x.split(1)]
+    return _join([_join(_map(f, image), 1) for image in images], 0)
 
 
-def _is_large(x: Tensor, step: int) -> bool:
-    tracing = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    return x.device.type == 'cpu' and not tracing and x[..., 0].numel() > 3 * step
+def _slice_tokens(x: Tensor, width: int) -> int | None:
+    """The number of tokens in a slice, or None if there is nothing to gain."""
+    if x.device.type != 'cpu' or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return None
+    slices = x[..., 0].numel() * width / SLICE
+    worthwhile = 4 if torch.is_grad_enabled() else 2  # computing twice has a price
+    return SLICE // width if slices > worthwhile else None
 
 
 def _map(f: Callable[..., Tensor], slices: Iterable[tuple[Tensor, ...]]) -> list[Tensor]:
-    if not torch.is_grad_enabled():
-        return [f(*s) for s in slices]
-    return [checkpoint(f, *s, use_reentrant=False, preserve_rng_state=False) for s in slices]
+    return [recompute(f, *s) for s in slices]
+
+
+def _join(outs: list[Tensor], dim: int) -> Tensor:
+    return torch.cat(outs, dim) if len(outs) > 1 else outs[0]

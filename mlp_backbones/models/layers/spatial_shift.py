@@ -1,6 +1,7 @@
 """The spatial shift of S2-MLP."""
 
 from torch import Tensor, nn
+from torch.autograd import Function
 
 # (row, column) steps of the channel groups: width, then height, then the diagonals.
 DIRECTIONS = ((0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1))
@@ -29,18 +30,42 @@ class SpatialShift(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens (B, H, W, C) -> (B, H, W, C)."""
-        _, h, w, _ = x.shape
-        out = x.clone()
-        num = len(self.steps)
-        groups = zip(x.tensor_split(num, -1), out.tensor_split(num, -1), self.steps, strict=True)
-        for source, target, (i, j) in groups:
-            if abs(i) < h and abs(j) < w:
-                (to_i, from_i), (to_j, from_j) = _slices(i, h), _slices(j, w)
-                target[:, to_i, to_j] = source[:, from_i, from_j]
-        return out
+        return _Shift.apply(x, self.steps)
 
     def extra_repr(self) -> str:
         return f'steps={self.steps}'
+
+
+class _Shift(Function):
+    """The shift with a backward pass of its own: autograd's copies the map at every slice."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, steps: list[tuple[int, int]]) -> Tensor:
+        ctx.steps = steps
+        out = x.clone()
+        for (target, source), group_out, group in _moves(out, x, steps):
+            group_out[target] = group[source]
+        return out
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        out = grad.clone()
+        for (target, source), group_out, group in _moves(out, grad, ctx.steps):
+            group_out[target] = 0  # their own values were overwritten
+            group_out[source] += group[target]
+        return out, None
+
+
+def _moves(out: Tensor, x: Tensor, steps: list[tuple[int, int]]):
+    """For each group of channels that moves: where it is written and read, in views of both."""
+    _, h, w, _ = x.shape
+    views = (t.tensor_split(len(steps), -1) for t in (out, x))
+    groups = zip(*views, steps, strict=True)
+    for group_out, group, (i, j) in groups:
+        if abs(i) < h and abs(j) < w:
+            (to_i, from_i), (to_j, from_j) = _slices(i, h), _slices(j, w)
+            whole = slice(None)
+            yield ((whole, to_i, to_j), (whole, from_i, from_j)), group_out, group
 
 
 def _slices(step: int, n: int) -> tuple[slice, slice]:

@@ -45,11 +45,14 @@ class TokenLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_tokens))
         nn.init.trunc_normal_(self.weight, std=0.02)
 
-    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, size: tuple[int, int] | None = None, scale: Tensor | None = None
+    ) -> Tensor:
         """Tokens (B, N_in, C) -> (B, N_out, C).
 
         With ``size`` (h, w), spatial inputs and outputs are only the h x w tokens in the top
         left corner of their grid: the function is that with zeros for the other inputs.
+        ``scale``, (C,), scales the bias: ``scale * (W x + b)`` of an x that has it already.
         """
         b, n, c = x.shape
         weight, bias = self.weight, self.bias
@@ -58,6 +61,8 @@ class TokenLinear(nn.Module):
         if size is not None and self.spatial_in:
             weight = corner(weight.t(), size, self.prefix_tokens).t()
         x = x.transpose(0, 1).reshape(n, b * c)
+        if scale is not None:
+            bias = bias[:, None] * scale
         if bias.dim() == 1:
             x = torch.addmm(bias[:, None], weight, x).view(-1, b, c)
         else:  # a bias for every token and channel, as folding a channel scale leaves it

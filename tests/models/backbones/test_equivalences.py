@@ -77,6 +77,6 @@ def test_vit_and_mixer_share_everything_but_the_mixer():
     vit.load_state_dict({**vit.state_dict(), **{k: mixer.state_dict()[k] for k in shapes(vit)}})
     for model in (vit, mixer):  # and what remains computes the same function
         for layer in model.layers:
-            layer.mixer = nn.Identity()
+            layer.mixer.forward = lambda x, size: x
     x = torch.randn(1, 3, 16, 16)
     torch.testing.assert_close(vit(x)[0], mixer(x)[0])
