@@ -73,7 +73,11 @@ def build_backbone(args: argparse.Namespace) -> Backbone | None:
     else:
         return None
     name = cfg['type'].removeprefix('mlp_backbones.')
-    known = [n for n, cls in MODELS.module_dict.items() if issubclass(cls, Backbone)]
+    known = [
+        n
+        for n, cls in MODELS.module_dict.items()
+        if isinstance(cls, type) and issubclass(cls, Backbone)
+    ]
     if name not in known:
         raise ValueError(f'{where} {cfg["type"]} is none of {", ".join(sorted(known))}.')
     if 'arch' not in cfg and 'Plain' in name:

@@ -83,7 +83,11 @@ def select(names: list[str] | None, archs: list[str] | None) -> list[tuple[type,
     Raises:
         ValueError: for a class that is no backbone of this package, or a preset of none.
     """
-    known = {k: c for k, c in MODELS.module_dict.items() if issubclass(c, Backbone)}
+    known = {
+        k: c
+        for k, c in MODELS.module_dict.items()
+        if isinstance(c, type) and issubclass(c, Backbone)
+    }
     unknown = [name for name in names or () if name not in known]
     if unknown:
         raise ValueError(f'--backbone {unknown[0]}: choose among {", ".join(known)}')

@@ -5,7 +5,8 @@ r"""Which resolution mode is best? Small segmentors on CamVid, tested at five re
 
 Every row trains one backbone of about 2 M parameters with mmseg's SegformerHead from
 scratch on whole images of one size, as detectors are trained, and reports the mIoU on the
-validation images at 0.5 to 2 times that resolution, against labels at full resolution. A run is one
+validation images at 0.5 to 2 times that resolution, against labels at full resolution. A run
+is one
 line of the CSV file; runs that it has are not repeated, so that the command may be stopped
 and started again, and two may run at once with different ``--seeds``.
 See docs/resolution.md.

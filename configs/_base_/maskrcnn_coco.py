@@ -9,6 +9,8 @@ _base_ = [
 ]
 
 model = dict(
+    # As mmdet's; each image's features depend neither on its batch-mates nor on its padding.
+    data_preprocessor=dict(type='mlp_backbones.DetDataPreprocessor'),
     # Empties ResNet's settings, so that a child only states its own.
     backbone=dict(_delete_=True),
     neck=dict(in_channels=[96, 192, 384, 768]),

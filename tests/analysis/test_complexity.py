@@ -27,7 +27,9 @@ from mlp_backbones.models.layers import Affine, ResolutionAdapter
 from mlp_backbones.registry import MODELS
 
 ROOT = Path(__file__).resolve().parents[2]
-BACKBONES = {k: c for k, c in MODELS.module_dict.items() if issubclass(c, Backbone)}
+BACKBONES = {
+    k: c for k, c in MODELS.module_dict.items() if isinstance(c, type) and issubclass(c, Backbone)
+}
 
 
 def on_meta(make, *args, **kwargs):

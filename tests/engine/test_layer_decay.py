@@ -14,7 +14,9 @@ from mlp_backbones.models import GMLP, PlainBackbone, PyramidBackbone
 from mlp_backbones.registry import MODELS
 
 CLASSES = [
-    cls for cls in MODELS.module_dict.values() if issubclass(cls, (PlainBackbone, PyramidBackbone))
+    cls
+    for cls in MODELS.module_dict.values()
+    if isinstance(cls, type) and issubclass(cls, (PlainBackbone, PyramidBackbone))
 ]
 every = pytest.mark.parametrize('cls', CLASSES, ids=lambda c: c.__name__)
 RATE, LR, DECAY = 0.5, 1e-2, 0.05

@@ -18,6 +18,7 @@ palette = [(230, 80, 70), (70, 150, 240), (110, 200, 80)]
 norm_cfg = dict(type='GN', num_groups=8, requires_grad=True)
 
 model = dict(
+    data_preprocessor=dict(type='mlp_backbones.DetDataPreprocessor'),
     backbone=dict(_delete_=True, arch='nano', pretrain_img_size=128, drop_path_rate=0.0),
     neck=dict(in_channels=[32, 64, 128, 256], out_channels=64, num_outs=4, norm_cfg=norm_cfg),
     rpn_head=dict(

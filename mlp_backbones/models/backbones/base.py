@@ -29,9 +29,6 @@ from ..layers import (
 )
 from ..layers.resampling import check_interpolation
 
-# Where a data preprocessor leaves the sizes of the images that it has put on one canvas.
-VALID_SIZES = 'valid_sizes'
-
 
 class Backbone(BaseModule):
     """What every backbone shares: its arguments' checks, freezing and loading.
@@ -122,11 +119,10 @@ class Backbone(BaseModule):
 
         Args:
             x: The images (B, C, H, W), each in the top left corner of its canvas.
-            sizes: (height, width) in pixels for each of the images. Default: what the data
-                preprocessor has left at ``x.valid_sizes`` (docs/resolution.md), or else all
-                images fill the canvas.
+            sizes: (height, width) in pixels for each of the images. Default: those that our
+                data preprocessors leave on x, or else all images fill the canvas.
         """
-        return check_valid_sizes(getattr(x, VALID_SIZES, None) if sizes is None else sizes, x)
+        return check_valid_sizes(getattr(x, 'valid_sizes', None) if sizes is None else sizes, x)
 
     def make_adapters(
         self,

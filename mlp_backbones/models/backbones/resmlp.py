@@ -77,7 +77,7 @@ class ResMLPBlock(nn.Module):
     def mix_channels(self, x: Tensor) -> Tensor:
         # Affine and LayerScale go into the weights, which costs less than two passes over x
         fc1, fc2, norm = self.mlp.fc1, self.mlp.fc2, self.norm2
-        h = F.linear(x, fc1.weight * norm.alpha, fc1.bias + fc1.weight @ norm.beta)
+        h = F.linear(x, fc1.weight * norm.alpha, fc1.bias + (fc1.weight * norm.beta).sum(1))
         scale = self.ls2
         w, b = fc2.weight * scale[:, None], fc2.bias * scale
         return recompute(lambda h: F.linear(self.mlp.act(h), w, b), h)

@@ -12,11 +12,13 @@ from mmcv.ops import RoIAlign
 from mmengine.runner import load_checkpoint, save_checkpoint
 
 from mlp_backbones.models import PlainBackbone, PyramidBackbone
+from mlp_backbones.models.layers import slices
 from mlp_backbones.registry import MODELS
 
 
 def classes(kind):
-    return [c for c in MODELS.module_dict.values() if issubclass(c, kind)]
+    registered = [c for c in MODELS.module_dict.values() if isinstance(c, type)]
+    return [c for c in registered if issubclass(c, kind)]
 
 
 def parametrized(*kinds):
@@ -132,6 +134,95 @@ def test_every_parameter_learns_at_native_size(cls):
     random_loss(model(torch.randn(2, 3, 64, 64))).backward()
     for name, param in model.named_parameters():
         assert param.grad.abs().sum() > 0, name
+
+
+def on_canvas(images, h, w):
+    """The images in the top left corners of a batch of noise."""
+    canvas = torch.randn(len(images), 3, h, w)
+    for i, image in enumerate(images):
+        canvas[i, :, : image.shape[1], : image.shape[2]] = image
+    return canvas
+
+
+def valid_part(model, maps, i, size):
+    """What image ``i`` of ``size`` has in each map, and whether all beyond it is zero."""
+    parts, zero = [], True
+    for m, (_, _, h, w) in zip(maps, expected_shapes(model, 1, *size), strict=True):
+        parts.append(m[i, :, :h, :w])
+        zero = zero and not m[i, :, h:].any() and not m[i, :, :, w:].any()
+    return parts, zero
+
+
+@every_resolution
+@settings(max_examples=6)
+@given(
+    sizes=st.lists(st.tuples(st.integers(1, 100), st.integers(1, 100)), min_size=1, max_size=3),
+    spare=st.tuples(st.integers(0, 40), st.integers(0, 40)),
+)
+def test_an_image_has_the_features_that_it_has_alone(cls, resolution, sizes, spare):
+    """Whatever its batch-mates, its canvas, and what lies in its padding."""
+    model = small(cls, resolution=resolution).eval()
+    images = [torch.randn(3, *size) for size in sizes]
+    h, w = (max(size[axis] for size in sizes) + spare[axis] for axis in (0, 1))
+    with torch.no_grad():
+        together = model(on_canvas(images, h, w), valid_sizes=sizes)
+        assert shapes(together) == expected_shapes(model, len(images), h, w)
+        for i, (image, size) in enumerate(zip(images, sizes, strict=True)):
+            ours, beyond_is_zero = valid_part(model, together, i, size)
+            assert beyond_is_zero
+            for a, b in zip(ours, model(image[None]), strict=True):
+                torch.testing.assert_close(a, b[0], rtol=1e-5, atol=1e-5)
+
+
+@every
+def test_an_image_has_the_gradients_that_it_has_alone(cls):
+    model, sizes = small(cls), [(40, 57), (64, 30)]
+    images = [torch.randn(3, *size) for size in sizes]
+    weights = [torch.randn_like(o[0]) for image in images for o in model(image[None])]
+    alone, together = [], []
+    for image in images:
+        outs = [o[0] for o in model(image[None])]
+        alone.append(sum((o * w).sum() for o, w in zip(outs, weights[: len(outs)], strict=True)))
+        weights = weights[len(outs) :] + weights[: len(outs)]
+    sum(alone).backward()
+    expected = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    maps = model(on_canvas(images, 70, 70), valid_sizes=sizes)
+    for i, size in enumerate(sizes):
+        outs, _ = valid_part(model, maps, i, size)
+        together.append(
+            sum((o * w).sum() for o, w in zip(outs, weights[: len(outs)], strict=True))
+        )
+        weights = weights[len(outs) :] + weights[: len(outs)]
+    sum(together).backward()
+    for name, p in model.named_parameters():
+        torch.testing.assert_close(p.grad, expected[name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+@every
+def test_bad_valid_sizes_are_named(cls):
+    model, x = small(cls), torch.randn(2, 3, 40, 50)
+    for sizes in ([(40, 50)], [(40, 50), (41, 50)], [(40, 50), (0, 3)], [(40,), (40, 50)]):
+        with pytest.raises(ValueError, match=r'valid_sizes=.* each of the 2 images.*\(40, 50\)'):
+            model(x, valid_sizes=sizes)
+
+
+@every_resolution
+def test_slices_change_nothing(cls, resolution, monkeypatch):
+    """What a large map goes through, on a small one."""
+    model, x = small(cls, resolution=resolution), torch.randn(2, 3, 90, 75)
+    results = []
+    for size in (slices.SLICE, 2**9):
+        monkeypatch.setattr(slices, 'SLICE', size)
+        model.zero_grad()
+        outs = model(x)
+        sum(o.square().mean() for o in outs).backward()
+        with torch.no_grad():
+            in_inference = model.eval()(x)
+        model.train()
+        results.append([*outs, *in_inference, *(p.grad.clone() for p in model.parameters())])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
 @every

@@ -1,0 +1,41 @@
+"""The data preprocessors of mmdet and mmseg, telling our backbones the size of each image.
+
+A data preprocessor pads the images of a batch to one canvas; a detector then hands the
+canvas to its backbone and nothing else. These leave the sizes of the images on the tensor,
+as ``inputs.valid_sizes``, where :meth:`Backbone.valid_sizes` finds them: the features of an
+image then depend neither on its batch-mates nor on its padding (docs/resolution.md).
+
+They are functions, so that each code base is imported only where a config names it.
+"""
+
+from torch import nn
+
+from ..registry import MODELS
+
+
+@MODELS.register_module()
+def DetDataPreprocessor(**settings) -> nn.Module:
+    """mmdet's DetDataPreprocessor, of the same settings, with the sizes of the images."""
+    from mmdet.models import DetDataPreprocessor
+
+    return _with_valid_sizes(DetDataPreprocessor(**settings))
+
+
+@MODELS.register_module()
+def SegDataPreProcessor(**settings) -> nn.Module:
+    """mmseg's SegDataPreProcessor, of the same settings, with the sizes of the images."""
+    from mmseg.models import SegDataPreProcessor
+
+    return _with_valid_sizes(SegDataPreProcessor(**settings))
+
+
+def _with_valid_sizes(data_preprocessor: nn.Module) -> nn.Module:
+    data_preprocessor.register_forward_hook(leave_valid_sizes)
+    return data_preprocessor
+
+
+def leave_valid_sizes(module: nn.Module, args: tuple, output: dict) -> None:
+    """Leave the ``img_shape`` of the data samples on the batch that they belong to."""
+    samples = output['data_samples']
+    if samples is not None and all('img_shape' in sample for sample in samples):
+        output['inputs'].valid_sizes = [tuple(sample.img_shape[:2]) for sample in samples]
