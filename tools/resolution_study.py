@@ -65,10 +65,12 @@ ROWS = {
     'MLPMixer interpolate': ours('MLPMixer', 'interpolate'),
     'MLPMixer window': ours('MLPMixer', 'window'),
     'MLPMixer window+grid': ours('MLPMixer', 'window+grid'),
+    'MLPMixer w, w, i, i': ours('MLPMixer', STAGES),
     'ResMLP window+interpolate': ours('ResMLP', 'window+interpolate'),
     'ResMLP interpolate': ours('ResMLP', 'interpolate'),
     'ResMLP window': ours('ResMLP', 'window'),
     'ResMLP window+grid': ours('ResMLP', 'window+grid'),
+    'ResMLP w, w, i, i': ours('ResMLP', STAGES),
     'S2MLP': ours('S2MLP'),
     'ResNet-18 (conv)': dict(
         type='ResNet', depth=18, base_channels=28, stem_channels=28, norm_cfg=dict(type='BN')
@@ -94,7 +96,7 @@ class ResidualResampled(nn.Module):
         super().__init__()
         self.block = block
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, valid: None = None) -> Tensor:
         grid, size = self.block.adapter.grid, x.shape[1:3]
         return resample(self.block(resample(x, (grid, grid))), size)
 

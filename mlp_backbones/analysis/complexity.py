@@ -155,7 +155,9 @@ def _roi_heads(roi_head: nn.Module):
 def _on_meta(model: nn.Module) -> nn.Module:
     """A copy of ``model`` in evaluation mode, without its memory."""
     # without gradients: FlopCounterMode fails on views of parameters that need them
-    return copy.deepcopy(model).to('meta').eval().requires_grad_(False)
+    model = copy.deepcopy(model).to('meta').requires_grad_(False)
+    model.eval()  # mmdet's SwinTransformer returns None here
+    return model
 
 
 def _image(backbone: nn.Module, size: tuple[int, int]) -> Tensor:

@@ -1,0 +1,138 @@
+"""The speed that this project promises on a CPU, measured: pass or fall short, bar by bar.
+
+    python tools/benchmark_bars.py
+
+All figures are ratios to mmdet's Swin-T, to timm, or to a dense weight, measured side by side
+(see tools/benchmark.py), so that they hold on other machines too. See docs/benchmarks.md.
+"""
+
+import argparse
+import logging
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import benchmark
+import torch
+from benchmark import Setting
+
+from mlp_backbones.models.layers import ResolutionAdapter, TokenLinear, build_resampling_matrix
+
+SWIN = 'mmdet.SwinTransformer'
+FORWARD = {'GMLP': 0.70, 'MLPMixer': 0.65, 'ResMLP': 0.60, 'S2MLP': 0.65}
+TRAINING = dict.fromkeys(FORWARD, 0.75)
+# timm has no S2-MLP.
+PLAIN = {
+    "PlainGMLP(arch='s16')": 'timm.gmlp_s16_224',
+    "PlainMLPMixer(arch='b16')": 'timm.mixer_b16_224',
+    "PlainResMLP(arch='s24')": 'timm.resmlp_24_224',
+    "PlainViT(arch='s')": 'timm.deit_small_patch16_224',
+}
+Bar = tuple[str, float, float]  # what it is, the figure, the most that it may be
+
+
+def against_swin(setting: Setting, limits: dict[str, float], rounds: int) -> Iterator[Bar]:
+    measured = benchmark.measure([SWIN, *limits], setting, rounds, memory=setting.train)
+    swin = measured[SWIN]
+    for name, limit in limits.items():
+        yield f'{name}, {setting}: time', benchmark.ratio(measured[name], swin), limit
+        if setting.train:
+            yield f'{name}, {setting}: memory', measured[name].memory / swin.memory, 0.75
+
+
+def against_timm(rounds: int) -> Iterator[Bar]:
+    setting = Setting((224, 224), batch=8)
+    for ours, theirs in PLAIN.items():
+        measured = benchmark.measure([theirs, ours], setting, rounds, memory=False)
+        ratio = benchmark.ratio(measured[ours], measured[theirs])
+        yield f'{ours} / {theirs}, {setting}', ratio, 1.0
+
+
+@torch.no_grad()
+def against_the_dense_weight(rounds: int) -> Iterator[Bar]:
+    """The mixing of a 14 x 14 weight on a 112 x 112 map."""
+    g, n, channels = 14, 112, 96
+    mixer, adapter = TokenLinear(g * g, g * g), ResolutionAdapter(g)
+    x = torch.randn(1, n, n, channels)
+    down, up = (torch.kron(r, r) for r in map(build_resampling_matrix, (n, g), (g, n)))
+    weight = (up @ mixer.weight.double() @ down).float()
+    bias = (up @ mixer.bias.double()).float()[:, None]
+    ways = {
+        'dense': lambda: torch.addmm(bias, weight, x.view(n * n, channels)),
+        'ours': lambda: adapter(mixer, x).view(n * n, channels),
+    }
+    torch.testing.assert_close(ways['ours'](), ways['dense'](), rtol=1e-4, atol=1e-5)
+    seconds = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            way()
+            seconds[name].append(time.perf_counter() - start)
+    pairs = zip(seconds['ours'], seconds['dense'], strict=True)
+    ratio = statistics.median(a / b for a, b in pairs)
+    yield f'interpolated mixing / dense weight, {n} x {n} x {channels}: time', ratio, 1 / 20
+
+
+@torch.no_grad()
+def mixing_memory() -> Iterator[Bar]:
+    """What the mixing of a 200 x 336 map takes beside its input, in units of it."""
+    mixer, adapter = TokenLinear(14 * 14, 14 * 14), ResolutionAdapter(14)
+    x = torch.randn(1, 200, 336, 96)
+    with torch.profiler.profile(profile_memory=True) as profile:
+        out = adapter(mixer, x)
+    now = peak = 0
+    for event in profile.profiler.kineto_results.events():
+        if event.name() == '[memory]':
+            now += event.nbytes()
+            peak = max(peak, now)
+    del out
+    ratio = peak / (x.numel() * x.element_size())
+    yield 'interpolated mixing, 200 x 336: extra memory / activation', ratio, 2.0
+
+
+def growth(rounds: int) -> Iterator[Bar]:
+    """Time at 16 times the pixels, divided by 16."""
+    for name in FORWARD:
+        model, seconds = benchmark.build(name), {}
+        steps = {n: benchmark.make_step(model, Setting((n, n))) for n in (512, 2048)}
+        for _ in range(rounds):
+            for n, step in steps.items():
+                start = time.perf_counter()
+                step()
+                seconds.setdefault(n, []).append(time.perf_counter() - start)
+        pairs = zip(seconds[2048], seconds[512], strict=True)
+        ratio = statistics.median(a / b for a, b in pairs) / 16
+        yield f'{name}: time at 2048 x 2048 / 512 x 512 / 16', ratio, 1.25
+
+
+def bars(rounds: int) -> Iterator[Bar]:
+    yield from against_swin(Setting((800, 1344)), FORWARD, rounds)
+    yield from against_swin(Setting((512, 512)), FORWARD, rounds)
+    yield from against_swin(Setting((512, 512), batch=2, train=True), TRAINING, rounds)
+    yield from against_timm(rounds)
+    yield from against_the_dense_weight(rounds)
+    yield from mixing_memory()
+    yield from growth(max(rounds // 3, 3))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--rounds', type=int, default=9)
+    parser.add_argument('--markdown', metavar='FILE', help='write the table to a file as well')
+    args = parser.parse_args()
+    logging.disable(logging.WARNING)
+    print(benchmark.describe_machine(Setting((224, 224))), flush=True)
+    rows = [['bar', 'measured', 'at most', 'verdict']]
+    for text, figure, limit in bars(args.rounds):
+        verdict = 'pass' if figure <= limit else 'falls short'
+        rows.append([text, f'{figure:.3f}', f'{limit:.3f}', verdict])
+        print(f'{verdict:12} {figure:6.3f} (at most {limit:.3f})  {text}', flush=True)
+    if args.markdown:
+        Path(args.markdown).write_text(benchmark.markdown(rows) + '\n')
+    short = sum(row[-1] == 'falls short' for row in rows)
+    print(f'{len(rows) - 1 - short} of {len(rows) - 1} bars pass')
+
+
+if __name__ == '__main__':
+    main()
