@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install lint format test demo demo-seg wheel clean
+.PHONY: help install lint format test demo demo-seg bench wheel clean
 
 PYTHON_BIN := .venv/bin/python
 FAMILY ?= gmlp
@@ -28,6 +28,9 @@ demo: install ## train Mask R-CNN with FAMILY (gmlp) on made images, on the CPU;
 
 demo-seg: install ## the same with UperNet
 	$(PYTHON_BIN) tools/demo.py --task seg --family $(FAMILY) $(DEMO_ARGS)
+
+bench: install ## the promised speed against Swin-T and timm, bar by bar (half an hour, on a quiet machine)
+	$(PYTHON_BIN) tools/benchmark_bars.py $(BENCH_ARGS)
 
 wheel: install ## build dist/*.whl
 	$(PYTHON_BIN) -m pip wheel --no-deps --no-build-isolation --wheel-dir dist .
