@@ -151,7 +151,9 @@ def mode_row(cls: type, arch: str, shape: tuple[int, int], options: dict) -> lis
         return millions(measure_backbone(backbone, shape).macs, 1e9)
 
     modes = [gmacs(resolution=mode) if mode in cls.modes else '-' for mode in MODES]
-    return [cls.__name__, arch, *modes, gmacs(), cls.default_resolution if cls.modes else 'any']
+    default = cls.default_resolution if cls.modes else 'any'
+    default = default if isinstance(default, str) else ', '.join(default)
+    return [cls.__name__, arch, *modes, gmacs(), default]
 
 
 def mode_table(selected, shape, options) -> list[list[str]]:

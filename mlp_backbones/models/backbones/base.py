@@ -41,7 +41,7 @@ class Backbone(BaseModule):
     presets: dict[str, dict] = {}
     make_block: Callable[..., nn.Module]
     modes: Sequence[str] = GRID_MODES  # () for a family whose mixing fits any resolution
-    default_resolution: str
+    default_resolution: str | Sequence[str]
     default_interpolation = 'bilinear'
 
     def __init__(self, in_channels: int, with_cp: bool, init_cfg: dict | list[dict] | None):
@@ -293,7 +293,8 @@ class PyramidBackbone(Backbone):
             weights are made for. Default: 224.
         resolution: How token mixing meets maps of other sizes: 'interpolate', 'window',
             'grid', modes that alternate by block such as 'window+interpolate', or one of
-            these per stage. Default: 'window+interpolate'.
+            these per stage. Default: the family's ``default_resolution``, which is what came
+            out best in docs/resolution.md.
         interpolation: 'bilinear' (default) or 'bicubic'.
         out_indices: Stages whose maps are returned. Stages after the last of them are
             not built. Default: (0, 1, 2, 3).

@@ -159,6 +159,7 @@ class GMLP(PyramidBackbone):
         'small': dict(channels=(96, 192, 384, 768), depths=(2, 3, 18, 4)),
         'base': dict(channels=(128, 256, 512, 1024), depths=(2, 4, 18, 4)),
     }
+    default_resolution = ('window', 'window', 'interpolate', 'interpolate')
     make_block = GMLPBlock
 
 

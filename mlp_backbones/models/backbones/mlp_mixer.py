@@ -114,6 +114,7 @@ class MLPMixer(PyramidBackbone):
         'small': dict(channels=(96, 192, 384, 768), depths=(3, 4, 22, 4)),
         'base': dict(channels=(128, 256, 512, 1024), depths=(3, 4, 22, 4)),
     }
+    default_resolution = 'interpolate'
     make_block = staticmethod(make_mixer_block)
 
 
