@@ -132,10 +132,16 @@ class GMLPBlock(nn.Module):
             h1, h2 = (F.linear(y, weight, bias) for weight, bias in halves)
         else:
             h1 = h2 = self.fc1(y)
-        return h1, recompute(lambda h: self.sgu.norm(self.act(h)), h2)
+        return h1, recompute(self.normalise, h2)
+
+    def normalise(self, h2: Tensor) -> Tensor:
+        return self.sgu.norm(self.act(h2))
 
     def contract(self, h1: Tensor, gate: Tensor) -> Tensor:
-        return recompute(lambda h, gate: self.fc2(self.act(h) * gate), h1, gate)
+        return recompute(self.project, h1, gate)
+
+    def project(self, h1: Tensor, gate: Tensor) -> Tensor:
+        return self.fc2(self.act(h1) * gate)
 
 
 @MODELS.register_module()

@@ -78,9 +78,10 @@ class MixerBlock(nn.Module):
         return x + self.drop_path(by_token(self.mix_channels, x, self.mlp.hidden_dim))
 
     def mix_tokens(self, x: Tensor) -> Tensor:
-        return self.adapter.run(
-            lambda x: self.adapter(self.mixer, self.norm1(x)), x, width=x.shape[-1]
-        )
+        return self.adapter.run(self.token_branch, x, width=x.shape[-1])
+
+    def token_branch(self, x: Tensor) -> Tensor:
+        return self.adapter(self.mixer, self.norm1(x))
 
     def mix_channels(self, x: Tensor) -> Tensor:
         return self.mlp(self.norm2(x))

@@ -64,15 +64,13 @@ class ResMLPBlock(nn.Module):
         return x + self.drop_path(by_token(self.mix_channels, x, self.mlp.hidden_dim))
 
     def mix_tokens(self, x: Tensor) -> Tensor:
+        return self.adapter.run(self.token_branch, x, width=x.shape[-1])
+
+    def token_branch(self, x: Tensor) -> Tensor:
         # LayerScale goes through the token mixing into the Affine: one pass instead of two
-        norm, mixer = self.norm1, partial(self.linear_tokens, scale=self.ls1)
-
-        def branch(x):
-            return self.adapter(
-                mixer, torch.addcmul(self.ls1 * norm.beta, self.ls1 * norm.alpha, x)
-            )
-
-        return self.adapter.run(branch, x, width=x.shape[-1])
+        mixer = partial(self.linear_tokens, scale=self.ls1)
+        alpha, beta = self.ls1 * self.norm1.alpha, self.ls1 * self.norm1.beta
+        return self.adapter(mixer, torch.addcmul(beta, alpha, x))
 
     def mix_channels(self, x: Tensor) -> Tensor:
         # Affine and LayerScale go into the weights, which costs less than two passes over x
@@ -80,7 +78,10 @@ class ResMLPBlock(nn.Module):
         h = F.linear(x, fc1.weight * norm.alpha, fc1.bias + (fc1.weight * norm.beta).sum(1))
         scale = self.ls2
         w, b = fc2.weight * scale[:, None], fc2.bias * scale
-        return recompute(lambda h: F.linear(self.mlp.act(h), w, b), h)
+        return recompute(self.contract, h, w, b)
+
+    def contract(self, h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.linear(self.mlp.act(h), weight, bias)
 
     @torch.no_grad()
     def switch_to_deploy(self) -> DeployedResMLPBlock:
@@ -113,13 +114,13 @@ class DeployedResMLPBlock(nn.Module):
 
     def forward(self, x: Tensor, valid: Sizes = None) -> Tensor:
         x = x + per_image(self.mix_tokens, x, valid)
-        return x + by_token(self.mlp, x, self.mlp.hidden_dim)
+        return x + by_token(self.mlp.forward, x, self.mlp.hidden_dim)
 
     def mix_tokens(self, x: Tensor) -> Tensor:
-        def branch(x):
-            return self.adapter(self.linear_tokens, self.norm1(x))
+        return self.adapter.run(self.token_branch, x, width=x.shape[-1])
 
-        return self.adapter.run(branch, x, width=x.shape[-1])
+    def token_branch(self, x: Tensor) -> Tensor:
+        return self.adapter(self.linear_tokens, self.norm1(x))
 
 
 class Deployable:

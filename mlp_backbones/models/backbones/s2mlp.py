@@ -70,7 +70,10 @@ class S2MLPBlock(nn.Module):
 
     def mix_tokens(self, x: Tensor) -> Tensor:
         h = self.fc1(self.norm1(x))
-        return recompute(lambda h: self.fc2(self.shift(self.act(h))), h)
+        return recompute(self.contract, h)
+
+    def contract(self, h: Tensor) -> Tensor:
+        return self.fc2(self.shift(self.act(h)))
 
     def mix_channels(self, x: Tensor) -> Tensor:
         return self.mlp(self.norm2(x))

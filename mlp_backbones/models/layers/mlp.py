@@ -29,4 +29,7 @@ class Mlp(nn.Module):
         init_linear(self.fc1, self.fc2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return recompute(lambda h: self.fc2(self.act(h)), self.fc1(x))
+        return recompute(self.contract, self.fc1(x))
+
+    def contract(self, h: Tensor) -> Tensor:
+        return self.fc2(self.act(h))

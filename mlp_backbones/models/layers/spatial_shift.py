@@ -1,7 +1,10 @@
 """The spatial shift of S2-MLP."""
 
+import torch
 from torch import Tensor, nn
 from torch.autograd import Function
+
+from .slices import is_transformed
 
 # (row, column) steps of the channel groups: width, then height, then the diagonals.
 DIRECTIONS = ((0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1))
@@ -30,10 +33,19 @@ class SpatialShift(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens (B, H, W, C) -> (B, H, W, C)."""
-        return _Shift.apply(x, self.steps)
+        if torch.is_grad_enabled() and not is_transformed():
+            return _Shift.apply(x, self.steps)
+        return _shift(x, self.steps)
 
     def extra_repr(self) -> str:
         return f'steps={self.steps}'
+
+
+def _shift(x: Tensor, steps: list[tuple[int, int]]) -> Tensor:
+    out = x.clone()
+    for (target, source), group_out, group in _moves(out, x, steps):
+        group_out[target] = group[source]
+    return out
 
 
 class _Shift(Function):
@@ -42,10 +54,7 @@ class _Shift(Function):
     @staticmethod
     def forward(ctx, x: Tensor, steps: list[tuple[int, int]]) -> Tensor:
         ctx.steps = steps
-        out = x.clone()
-        for (target, source), group_out, group in _moves(out, x, steps):
-            group_out[target] = group[source]
-        return out
+        return _shift(x, steps)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:

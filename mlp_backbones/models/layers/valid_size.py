@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import groupby
+from operator import index
 
 import torch
 import torch.nn.functional as F
@@ -26,14 +27,18 @@ def check_valid_sizes(valid: Sizes, x: Tensor) -> Sizes:
     if valid is None:
         return None
     canvas = tuple(x.shape[2:])
-    valid = [tuple(map(int, size)) for size in valid]
-    fits = all(len(v) == 2 and 1 <= v[0] <= canvas[0] and 1 <= v[1] <= canvas[1] for v in valid)
-    if len(valid) != len(x) or not fits:
+    try:
+        sizes = [(index(h), index(w)) for h, w in valid]
+        fits = all(1 <= h <= canvas[0] and 1 <= w <= canvas[1] for h, w in sizes)
+    except (TypeError, ValueError):
+        sizes, fits = [], False
+    if len(sizes) != len(x) or not fits:
         raise ValueError(
             f'valid_sizes={valid} must be one (height, width) for each of the {len(x)} images, '
-            f'each from (1, 1) to the canvas, {canvas}.'
+            f'integers from (1, 1) to the canvas, {canvas}. They are the argument of that name '
+            'or, from a data preprocessor, the img_shape of the data samples.'
         )
-    return None if all(size == canvas for size in valid) else valid
+    return None if all(size == canvas for size in sizes) else sizes
 
 
 def shrink(valid: Sizes, stride: int) -> Sizes:

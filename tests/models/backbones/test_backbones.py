@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmcv.ops import RoIAlign
 from mmengine.runner import load_checkpoint, save_checkpoint
+from torch.func import functional_call
 
 from mlp_backbones.models import PlainBackbone, PyramidBackbone
 from mlp_backbones.models.layers import slices
@@ -202,7 +203,8 @@ def test_an_image_has_the_gradients_that_it_has_alone(cls):
 @every
 def test_bad_valid_sizes_are_named(cls):
     model, x = small(cls), torch.randn(2, 3, 40, 50)
-    for sizes in ([(40, 50)], [(40, 50), (41, 50)], [(40, 50), (0, 3)], [(40,), (40, 50)]):
+    full = (40, 50)
+    for sizes in ([full], [full, (41, 50)], [full, (0, 3)], [(40,), full], full, [full, (9.5, 9)]):
         with pytest.raises(ValueError, match=r'valid_sizes=.* each of the 2 images.*\(40, 50\)'):
             model(x, valid_sizes=sizes)
 
@@ -223,6 +225,34 @@ def test_slices_change_nothing(cls, resolution, monkeypatch):
         results.append([*outs, *in_inference, *(p.grad.clone() for p in model.parameters())])
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@every
+def test_transforms_of_torch_func(cls):
+    """They know no function that is computed twice, and get none."""
+    model, x = small(cls), torch.randn(1, 3, 40, 50)
+    weights = dict(model.named_parameters())
+
+    def loss(weights):
+        return sum(o.square().mean() for o in functional_call(model, weights, (x,)))
+
+    loss(weights).backward()
+    grads = torch.func.grad(loss)({k: v.detach() for k, v in weights.items()})
+    for name, param in model.named_parameters():
+        torch.testing.assert_close(grads[name], param.grad, rtol=1e-4, atol=1e-5)
+    other = {k: (2 * v).detach().requires_grad_() for k, v in weights.items()}
+    with pytest.raises(RuntimeError, match='are not those of the forward pass'):
+        torch.autograd.grad(loss(other), list(other.values()))
+
+
+@every
+def test_a_trace_can_be_saved(cls, tmp_path):
+    model, x = small(cls).eval(), torch.randn(1, 3, 40, 50)
+    with torch.no_grad():
+        torch.jit.trace(model, x).save(tmp_path / 'model.pt')
+        traced = torch.jit.load(tmp_path / 'model.pt')(x)
+        for a, b in zip(traced, model(x), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
 @every
