@@ -57,6 +57,7 @@ class Setting(NamedTuple):
 class Figures(NamedTuple):
     """Of one model: seconds of every round, and the peak memory in bytes."""
 
+    name: str
     params: int
     macs: int | None
     seconds: list[float]
@@ -72,7 +73,7 @@ def parse_model(text: str) -> tuple[str, dict]:
     try:
         node = ast.parse(text, mode='eval').body
         call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
-        if call.args:
+        if call.args or any(k.arg is None for k in call.keywords):
             raise ValueError
         settings = {k.arg: ast.literal_eval(k.value) for k in call.keywords}
         name = ast.unparse(call.func)
@@ -143,28 +144,35 @@ def make_step(model: nn.Module, setting: Setting) -> Callable[[], None]:
     return step
 
 
-def measure(texts: list[str], setting: Setting, rounds: int, memory: bool = True):
-    """The figures of every model, by its text."""
+def measure(texts: list[str], setting: Setting, rounds: int, memory: bool = True) -> list[Figures]:
+    """The figures of every model, in their order."""
     torch.set_num_threads(setting.threads)
-    models = {text: build(text) for text in texts}
-    steps = {text: make_step(model, setting) for text, model in models.items()}
-    seconds: dict[str, list[float]] = {text: [] for text in texts}
-    for step in steps.values():
+    models = [build(text) for text in texts]
+    steps = [make_step(model, setting) for model in models]
+    seconds = take_turns(steps, rounds)
+    return [
+        Figures(
+            text,
+            count_params(model),
+            count_macs(model, setting),
+            times,
+            peak_memory(text, step, setting) if memory else None,
+        )
+        for text, model, step, times in zip(texts, models, steps, seconds, strict=True)
+    ]
+
+
+def take_turns(steps: list[Callable[[], None]], rounds: int) -> list[list[float]]:
+    """Seconds of every round of each step, A B C A B C ..., after one round to warm up."""
+    seconds: list[list[float]] = [[] for _ in steps]
+    for step in steps:
         step()
     for _ in range(rounds):
-        for text, step in steps.items():
+        for step, times in zip(steps, seconds, strict=True):
             start = time.perf_counter()
             step()
-            seconds[text].append(time.perf_counter() - start)
-    return {
-        text: Figures(
-            count_params(models[text]),
-            count_macs(models[text], setting),
-            seconds[text],
-            peak_memory(text, steps[text], setting) if memory else None,
-        )
-        for text in texts
-    }
+            times.append(time.perf_counter() - start)
+    return seconds
 
 
 def count_macs(model: nn.Module, setting: Setting) -> int | None:
@@ -182,7 +190,12 @@ def peak_memory(text: str, step: Callable[[], None], setting: Setting) -> int | 
     if not Path('/proc/self/status').exists():
         return None
     command = [sys.executable, __file__, text, '--peak-memory', *arguments(setting)]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise RuntimeError(
+            f'the process for the memory of {text} ended with {result.returncode}: '
+            f'{result.stderr[-500:]}'
+        )
     return int(result.stdout.split()[-1])
 
 
@@ -218,26 +231,25 @@ def peak_rate(setting: Setting, n: int = 4096) -> float:
     return n**3 / statistics.median(seconds)
 
 
-def ratio(figures: Figures, reference: Figures) -> float:
+def ratio(seconds: list[float], reference: list[float]) -> float:
     """The median over the rounds of the ratio of times."""
-    pairs = zip(figures.seconds, reference.seconds, strict=True)
-    return statistics.median(a / b for a, b in pairs)
+    return statistics.median(a / b for a, b in zip(seconds, reference, strict=True))
 
 
-def table(measured: dict[str, Figures], setting: Setting) -> list[list[str]]:
+def table(measured: list[Figures], setting: Setting) -> list[list[str]]:
     peak = peak_rate(setting)
-    reference = next(iter(measured.values()))
+    reference = measured[0]
     rows = [HEADER]
-    for text, f in measured.items():
+    for f in measured:
         seconds = statistics.median(f.seconds)
         passes = 3 if setting.train else 1  # the backward pass has two products for each
         rows.append(
             [
-                text,
+                f.name,
                 f'{f.params / 1e6:.1f}',
                 f'{f.macs / 1e9:.1f}' if f.macs else '-',
                 f'{1e3 * seconds:.1f}',
-                f'{ratio(f, reference):.2f}',
+                f'{ratio(f.seconds, reference.seconds):.2f}',
                 f'{100 * passes * f.macs / seconds / peak:.0f} %' if f.macs else '-',
                 f'{f.memory / 2**20:.0f}' if f.memory else '-',
                 f'{f.memory / reference.memory:.2f}' if f.memory else '-',
@@ -312,6 +324,11 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if min(*args.size, args.batch, args.threads, args.rounds) < 1:
         parser.error('--size, --batch, --threads and --rounds are at least 1')
+    if args.device.split(':')[0] not in ('cpu', 'cuda'):
+        parser.error(f'--device {args.device}: cpu, cuda or cuda:N')
+    for flag, path in (('--csv', args.csv), ('--plot', args.plot)):
+        if path and not Path(path).absolute().parent.is_dir():
+            parser.error(f'{flag} {path}: there is no such folder')
     if args.device.startswith('cuda') and not torch.cuda.is_available():
         parser.error(f'--device {args.device}: torch finds no GPU here')
     return args
@@ -328,7 +345,7 @@ def main() -> None:
         for text in args.models:
             parse_model(text)
         measured = measure(args.models, setting, args.rounds, not args.no_memory)
-    except (ImportError, TypeError, ValueError) as error:
+    except (ImportError, RuntimeError, TypeError, ValueError) as error:
         sys.exit(f'benchmark.py: {error}')
     rows = table(measured, setting)
     print(f'{setting}; {describe_machine(setting)}; median of {args.rounds}')

@@ -8,8 +8,6 @@ All figures are ratios to mmdet's Swin-T, to timm, or to a dense weight, measure
 
 import argparse
 import logging
-import statistics
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,19 +31,19 @@ Bar = tuple[str, float, float]  # what it is, the figure, the most that it may b
 
 
 def against_swin(setting: Setting, limits: dict[str, float], rounds: int) -> Iterator[Bar]:
-    measured = benchmark.measure([SWIN, *limits], setting, rounds, memory=setting.train)
-    swin = measured[SWIN]
-    for name, limit in limits.items():
-        yield f'{name}, {setting}: time', benchmark.ratio(measured[name], swin), limit
+    swin, *ours = benchmark.measure([SWIN, *limits], setting, rounds, memory=setting.train)
+    for f in ours:
+        time_ratio = benchmark.ratio(f.seconds, swin.seconds)
+        yield f'{f.name}, {setting}: time', time_ratio, limits[f.name]
         if setting.train:
-            yield f'{name}, {setting}: memory', measured[name].memory / swin.memory, 0.75
+            yield f'{f.name}, {setting}: memory', f.memory / swin.memory, 0.75
 
 
 def against_timm(rounds: int) -> Iterator[Bar]:
     setting = Setting((224, 224), batch=8)
     for ours, theirs in PLAIN.items():
-        measured = benchmark.measure([theirs, ours], setting, rounds, memory=False)
-        ratio = benchmark.ratio(measured[ours], measured[theirs])
+        b, a = benchmark.measure([theirs, ours], setting, rounds, memory=False)
+        ratio = benchmark.ratio(a.seconds, b.seconds)
         yield f'{ours} / {theirs}, {setting}', ratio, 1.0
 
 
@@ -63,14 +61,8 @@ def against_the_dense_weight(rounds: int) -> Iterator[Bar]:
         'ours': lambda: adapter(mixer, x).view(n * n, channels),
     }
     torch.testing.assert_close(ways['ours'](), ways['dense'](), rtol=1e-4, atol=1e-5)
-    seconds = {name: [] for name in ways}
-    for _ in range(rounds):
-        for name, way in ways.items():
-            start = time.perf_counter()
-            way()
-            seconds[name].append(time.perf_counter() - start)
-    pairs = zip(seconds['ours'], seconds['dense'], strict=True)
-    ratio = statistics.median(a / b for a, b in pairs)
+    dense, ours = benchmark.take_turns(list(ways.values()), rounds)
+    ratio = benchmark.ratio(ours, dense)
     yield f'interpolated mixing / dense weight, {n} x {n} x {channels}: time', ratio, 1 / 20
 
 
@@ -94,15 +86,10 @@ def mixing_memory() -> Iterator[Bar]:
 def growth(rounds: int) -> Iterator[Bar]:
     """Time at 16 times the pixels, divided by 16."""
     for name in FORWARD:
-        model, seconds = benchmark.build(name), {}
-        steps = {n: benchmark.make_step(model, Setting((n, n))) for n in (512, 2048)}
-        for _ in range(rounds):
-            for n, step in steps.items():
-                start = time.perf_counter()
-                step()
-                seconds.setdefault(n, []).append(time.perf_counter() - start)
-        pairs = zip(seconds[2048], seconds[512], strict=True)
-        ratio = statistics.median(a / b for a, b in pairs) / 16
+        model = benchmark.build(name)
+        steps = [benchmark.make_step(model, Setting((n, n))) for n in (512, 2048)]
+        small, large = benchmark.take_turns(steps, rounds)
+        ratio = benchmark.ratio(large, small) / 16
         yield f'{name}: time at 2048 x 2048 / 512 x 512 / 16', ratio, 1.25
 
 
@@ -118,9 +105,11 @@ def bars(rounds: int) -> Iterator[Bar]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--rounds', type=int, default=9)
+    parser.add_argument('--rounds', type=int, default=9, help='of each measurement (9)')
     parser.add_argument('--markdown', metavar='FILE', help='write the table to a file as well')
     args = parser.parse_args()
+    if args.rounds < 1:
+        parser.error('--rounds is at least 1')
     logging.disable(logging.WARNING)
     print(benchmark.describe_machine(Setting((224, 224))), flush=True)
     rows = [['bar', 'measured', 'at most', 'verdict']]

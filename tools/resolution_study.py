@@ -6,9 +6,8 @@ r"""Which resolution mode is best? Small segmentors on CamVid, tested at five re
 Every row trains one backbone of about 2 M parameters with mmseg's SegformerHead from
 scratch on whole images of one size, as detectors are trained, and reports the mIoU on the
 validation images at 0.5 to 2 times that resolution, against labels at full resolution. A run
-is one
-line of the CSV file; runs that it has are not repeated, so that the command may be stopped
-and started again, and two may run at once with different ``--seeds``.
+is one line of the CSV file; runs that it has are not repeated, so that the command may be
+stopped and started again, and two may run at once with different ``--seeds``.
 See docs/resolution.md.
 """
 
@@ -133,6 +132,8 @@ def read(root: Path, split: str) -> tuple[list[np.ndarray], list[np.ndarray]]:
         label = root / 'annotations' / split / f'{path.stem}.png'
         images.append(cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB))
         labels.append(cv2.imread(str(label), cv2.IMREAD_UNCHANGED))
+        if labels[-1] is None:
+            sys.exit(f'resolution_study.py: {path} has no labels in {label}')
     if not images:
         sys.exit(f'resolution_study.py: no images in {root / "images" / split}')
     return images, labels
@@ -275,6 +276,8 @@ def summarise(results: list[dict]) -> dict[str, dict]:
 
 def report(path: Path, plot: str | None) -> None:
     table = summarise(read_results(path))
+    if not table:
+        sys.exit(f'resolution_study.py: no results in {path}')
     print('| backbone | params M | seeds |', ' | '.join(f'{s:g}x' for s in SCALES), '| mean |')
     print('|---|---|---|' + '---|' * (len(SCALES) + 1))
     for name, r in table.items():
@@ -311,7 +314,8 @@ def draw(table: dict[str, dict], path: str) -> None:
         axis.set_xticks(SCALES, [f'{s:g}' for s in SCALES])
         axis.minorticks_off()
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=7)
+        if names:
+            axis.legend(fontsize=7)
     axes[0].set_ylabel('mIoU, %')
     figure.tight_layout()
     figure.savefig(path, dpi=90)
@@ -338,12 +342,15 @@ def main() -> None:
         return report(args.out, args.plot)
     if args.data is None:
         sys.exit('resolution_study.py: name the folder of CamVid, or give --report')
+    rows = [row for row in ROWS if args.rows in row]
+    if not rows:
+        sys.exit(f'resolution_study.py: --rows {args.rows}: none of {", ".join(ROWS)}')
     torch.set_num_threads(args.threads)
     cv2.setNumThreads(0)
     init_default_scope('mmseg')
     data = {split: read(args.data, split) for split in ('train', 'val')}
     for seed in args.seeds:
-        for row in [row for row in ROWS if args.rows in row]:
+        for row in rows:
             done = {(r['row'], int(r['seed'])) for r in read_results(args.out)}
             if (row, seed) in done:
                 continue
