@@ -32,6 +32,8 @@ def mix_with_class_token(
         return torch.cat(
             [mix_with_class_token(adapter, mixer, image, size, [v]) for image, v in images]
         )
+    if valid is None and (adapter.mode == 'global' or tuple(size) == (adapter.grid,) * 2):
+        return mixer(x, size)  # there is one part
     token, tokens = x[:, :1], x[:, 1:].unflatten(1, size)
     mixed_tokens = []
 

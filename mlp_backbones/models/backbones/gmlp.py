@@ -132,10 +132,7 @@ class GMLPBlock(nn.Module):
             h1, h2 = (F.linear(y, weight, bias) for weight, bias in halves)
         else:
             h1 = h2 = self.fc1(y)
-        return h1, recompute(self.normalise, h2)
-
-    def normalise(self, h2: Tensor) -> Tensor:
-        return self.sgu.norm(self.act(h2))
+        return h1, self.sgu.norm(self.act(h2))
 
     def contract(self, h1: Tensor, gate: Tensor) -> Tensor:
         return recompute(self.project, h1, gate)

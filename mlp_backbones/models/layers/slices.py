@@ -100,7 +100,7 @@ def _slice_tokens(x: Tensor, width: int) -> int | None:
     if x.device.type != 'cpu' or is_transformed():
         return None
     slices = x[..., 0].numel() * width / SLICE
-    worthwhile = 4 if torch.is_grad_enabled() else 2  # computing twice has a price
+    worthwhile = 5 if torch.is_grad_enabled() else 2  # computing twice has a price
     return SLICE // width if slices > worthwhile else None
 
 
