@@ -84,6 +84,15 @@ ROWS = {
     'ResMLP window+interpolate, grids 4 4 4 4': ours('ResMLP', 'window+interpolate', COARSE),
     'ResMLP window+interpolate, grids 16 16 8 4': ours('ResMLP', 'window+interpolate', FINE),
 }
+# What the presets do, and the baselines.
+DEFAULTS = (
+    'GMLP w, w, i, i',
+    'MLPMixer interpolate',
+    'ResMLP window+interpolate',
+    'S2MLP',
+    'ResNet-18 (conv)',
+    'Swin (attention)',
+)
 # Rows that are also tested in tiles of the training size, so that no mixing is resized.
 IN_TILES = ('GMLP window+interpolate', 'GMLP one size')
 
@@ -294,28 +303,26 @@ def draw(table: dict[str, dict], path: str) -> None:
     matplotlib.use('Agg')
     from matplotlib import pyplot as plt
 
+    naive = ('slide', 'pad', 'one size', 'resampled')
+    modes = [name for name in table if 'grids' not in name and not name.endswith(naive)]
     panels = {
-        'GMLP': [n for n in table if n.startswith('GMLP') and 'grids' not in n],
-        'MLPMixer': [n for n in table if n.startswith('MLPMixer') and 'grids' not in n],
-        'ResMLP': [n for n in table if n.startswith('ResMLP') and 'grids' not in n],
-        'all': [
-            n
-            for n in table
-            if n.endswith(' window+interpolate') or n.startswith(('S2MLP', 'ResNet', 'Swin'))
-        ],
+        'GMLP': [name for name in modes if name.startswith('GMLP')],
+        'GMLP and the naive ways': ['GMLP w, w, i, i', *(n for n in table if n.endswith(naive))],
+        'MLPMixer': [name for name in modes if name.startswith('MLPMixer')],
+        'ResMLP': [name for name in modes if name.startswith('ResMLP')],
+        'the defaults and the baselines': list(DEFAULTS),
     }
-    figure, axes = plt.subplots(1, len(panels), figsize=(18, 4.2), sharey=True)
+    figure, axes = plt.subplots(1, len(panels), figsize=(19, 5.4), sharey=True)
     for axis, (title, names) in zip(axes, panels.items(), strict=True):
-        for name in names:
-            label = name if title == 'all' else name.removeprefix(title).strip(' ,')
-            style = '--' if name.endswith(('slide', 'pad', 'one size', 'resampled')) else '-'
-            axis.plot(SCALES, table[name]['mean'], style, marker='o', ms=3, label=label)
+        for name in filter(table.__contains__, names):
+            label = name.removeprefix(title.split()[0]).strip(' ,')
+            axis.plot(SCALES, table[name]['mean'], marker='o', ms=3, label=label)
         axis.set(title=title, xscale='log', xlabel='resolution / training resolution')
         axis.set_xticks(SCALES, [f'{s:g}' for s in SCALES])
         axis.minorticks_off()
         axis.grid(alpha=0.3)
-        if names:
-            axis.legend(fontsize=7)
+        if axis.lines:
+            axis.legend(fontsize=8, loc='upper center', bbox_to_anchor=(0.5, -0.2))
     axes[0].set_ylabel('mIoU, %')
     figure.tight_layout()
     figure.savefig(path, dpi=90)
