@@ -22,24 +22,24 @@ from .slices import by_band
 TokenMixer = Callable[[Tensor, tuple[int, int]], Tensor]
 
 
-def interpolate(f: TokenMixer, x: Tensor, grid: int, interpolation: str) -> Tensor:
+def interpolate(f: TokenMixer, x: Tensor, g: int, interpolation: str) -> Tensor:
     """``U f(D x)``: for a linear ``f`` of weight K and bias b, ``U K D x + U b``."""
     _, h, w, _ = x.shape
-    mixed = f(resample(x, (grid, grid), interpolation).flatten(1, 2), (grid, grid))
-    return resample(mixed.unflatten(1, (grid, grid)), (h, w), interpolation)
+    mixed = f(resample(x, (g, g), interpolation).flatten(1, 2), (g, g))
+    return resample(mixed.unflatten(1, (g, g)), (h, w), interpolation)
 
 
-def window(f: TokenMixer, x: Tensor, grid: int, interpolation: str) -> Tensor:
+def window(f: TokenMixer, x: Tensor, g: int, interpolation: str) -> Tensor:
     """Share ``f`` among the g x g windows of the map; those at the border may be smaller.
 
     At twice the native size this is the recipe of MLP-Mixer's appendix C for
     fine-tuning at a higher resolution (a block-diagonal weight).
     """
-    rows, columns = ([(n // grid, grid), (1, n % grid)] for n in x.shape[1:3])
+    rows, columns = ([(n // g, g), (1, n % g)] for n in x.shape[1:3])
     return _share(f, x, rows, columns)
 
 
-def grid(f: TokenMixer, x: Tensor, grid: int, interpolation: str) -> Tensor:
+def grid(f: TokenMixer, x: Tensor, g: int, interpolation: str) -> Tensor:
     """Share ``f`` among groups of up to g x g tokens that each span the whole map.
 
     The dilated partition of MaxViT (sec. 3.2) and MAXIM: with r = ceil(H / g), a group
@@ -47,7 +47,7 @@ def grid(f: TokenMixer, x: Tensor, grid: int, interpolation: str) -> Tensor:
     """
     runs, orders = [], []
     for n in x.shape[1:3]:
-        r = -(-n // grid)
+        r = -(-n // g)
         runs.append([(n % r, n // r + 1), (r - n % r, n // r)])
         orders.append(torch.cat([torch.arange(i, n, r, device=x.device) for i in range(r)]))
     i, j = orders
@@ -55,7 +55,7 @@ def grid(f: TokenMixer, x: Tensor, grid: int, interpolation: str) -> Tensor:
     return mixed[:, i.argsort()][:, :, j.argsort()]
 
 
-def whole(f: TokenMixer, x: Tensor, grid: int, interpolation: str) -> Tensor:
+def whole(f: TokenMixer, x: Tensor, g: int, interpolation: str) -> Tensor:
     """``f`` on all tokens of the map, for mixers of any number of tokens (attention)."""
     return f(x.flatten(1, 2), x.shape[1:3]).unflatten(1, x.shape[1:3])
 
