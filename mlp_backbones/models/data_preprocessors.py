@@ -5,7 +5,7 @@ canvas to its backbone and nothing else. These leave the sizes of the images on 
 as ``inputs.valid_sizes``, where :meth:`Backbone.valid_sizes` finds them: the features of an
 image then depend neither on its batch-mates nor on its padding (docs/resolution.md).
 
-They are functions, so that each code base is imported only where a config names it.
+They are functions, so that a code base is needed only where a config names it.
 """
 
 from torch import nn
@@ -16,20 +16,17 @@ from ..registry import MODELS
 @MODELS.register_module()
 def DetDataPreprocessor(**settings) -> nn.Module:
     """mmdet's DetDataPreprocessor, of the same settings, with the sizes of the images."""
-    from mmdet.models import DetDataPreprocessor
-
-    return _with_valid_sizes(DetDataPreprocessor(**settings))
+    return _with_valid_sizes('mmdet.DetDataPreprocessor', settings)
 
 
 @MODELS.register_module()
 def SegDataPreProcessor(**settings) -> nn.Module:
     """mmseg's SegDataPreProcessor, of the same settings, with the sizes of the images."""
-    from mmseg.models import SegDataPreProcessor
-
-    return _with_valid_sizes(SegDataPreProcessor(**settings))
+    return _with_valid_sizes('mmseg.SegDataPreProcessor', settings)
 
 
-def _with_valid_sizes(data_preprocessor: nn.Module) -> nn.Module:
+def _with_valid_sizes(kind: str, settings: dict) -> nn.Module:
+    data_preprocessor = MODELS.build(dict(type=kind, **settings))
     data_preprocessor.register_forward_hook(leave_valid_sizes)
     return data_preprocessor
 
