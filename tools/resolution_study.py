@@ -331,9 +331,9 @@ def draw(table: dict[str, dict], path: str) -> None:
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('data', nargs='?', type=Path, help='CamVid: images/ and annotations/')
-    parser.add_argument('--out', type=Path, default=Path('resolution_study.csv'))
+    parser.add_argument('--out', type=Path, default=Path('resolution_study.csv'), help='CSV file')
     parser.add_argument('--rows', default='', help='only rows whose name contains this')
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1], help='one run each')
     parser.add_argument('--iters', type=int, default=700)
     parser.add_argument('--batch-size', type=int, default=4)
     parser.add_argument('--lr', type=float, default=1e-3)
