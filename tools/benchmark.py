@@ -24,6 +24,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -101,20 +102,18 @@ def build(text: str) -> nn.Module:
         raise ValueError(f'{text!r} cannot be built: {error}') from error
 
 
+@lru_cache
 def import_timm():
     """timm from the path, or from where `make install` puts it beside the environment."""
+    if not torch.cuda.is_available():  # torchvision's Python code wants its operators declared
+        import_timm.library = torch.library.Library('torchvision', 'DEF')
+        import_timm.library.define(
+            'nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor'
+        )
+        import_timm.library.define('qnms(Tensor dets, Tensor scores, float t) -> Tensor')
     sys.path.append(str(Path(sys.prefix, 'reference')))
-    # torchvision's operators are missing beside a CPU build of torch; timm asks for two
-    library = torch.library.Library('torchvision', 'FRAGMENT')
-    for schema in (
-        'nms(Tensor a, Tensor b, float c) -> Tensor',
-        'qnms(Tensor a, Tensor b, float c) -> Tensor',
-    ):
-        with contextlib.suppress(RuntimeError):
-            library.define(schema)
     import timm
 
-    timm._library = library  # lives as long as the module
     return timm
 
 

@@ -17,7 +17,7 @@ from einops import rearrange
 from torch import Tensor
 
 from .resampling import check_interpolation, resample
-from .slices import by_band
+from .slices import by_band, join
 
 TokenMixer = Callable[[Tensor, tuple[int, int]], Tensor]
 
@@ -69,20 +69,16 @@ def _share(f: TokenMixer, x: Tensor, rows: Runs, columns: Runs) -> Tensor:
     """
     # Splitting and joining have each other as backward pass, without zeros to be added up.
     bands = [
-        _join([_parts(f, block, (g, k)) for block, k in _split(band, columns, dim=2)], dim=2)
+        join([_parts(f, block, (g, k)) for block, k in _split(band, columns, dim=2)], dim=2)
         for band, g in _split(x, rows, dim=1)
     ]
-    return _join(bands, dim=1)
+    return join(bands, dim=1)
 
 
 def _split(x: Tensor, runs: Runs, dim: int) -> list[tuple[Tensor, int]]:
     runs = [run for run in runs if run[0] * run[1]]
     blocks = x.split([number * length for number, length in runs], dim)
     return [(block, length) for block, (_, length) in zip(blocks, runs, strict=True)]
-
-
-def _join(blocks: list[Tensor], dim: int) -> Tensor:
-    return torch.cat(blocks, dim) if len(blocks) > 1 else blocks[0]
 
 
 def _parts(f: TokenMixer, x: Tensor, size: tuple[int, int]) -> Tensor:

@@ -11,7 +11,7 @@ What is computed twice must give the same twice: no random numbers, no other wei
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -72,10 +72,10 @@ def by_token(f: Callable[..., Tensor], xs: Tensor | tuple[Tensor, ...], width: i
         return f(*xs)
     size = xs[0].shape[:-1]
     slices = zip(*(x.reshape(-1, x.shape[-1]).split(step) for x in xs), strict=True)
-    outs = _map(f, slices)
+    outs = [recompute(f, *s) for s in slices]
     if isinstance(outs[0], tuple):
-        return tuple(_join(out, 0).unflatten(0, size) for out in zip(*outs, strict=True))
-    return _join(outs, 0).unflatten(0, size)
+        return tuple(join(out).unflatten(0, size) for out in zip(*outs, strict=True))
+    return join(outs).unflatten(0, size)
 
 
 def by_band(f: Callable[[Tensor], Tensor], x: Tensor, width: int, rows: int) -> Tensor:
@@ -91,8 +91,8 @@ def by_band(f: Callable[[Tensor], Tensor], x: Tensor, width: int, rows: int) -> 
     if step is None:
         return f(x)
     bands = max(step // (x.shape[2] * rows), 1)
-    images = [[(band,) for band in image.split(bands * rows, 1)] for image in x.split(1)]
-    return _join([_join(_map(f, image), 1) for image in images], 0)
+    images = [image.split(bands * rows, 1) for image in x.split(1)]
+    return join([join([recompute(f, band) for band in image], 1) for image in images])
 
 
 def _slice_tokens(x: Tensor, width: int) -> int | None:
@@ -104,9 +104,6 @@ def _slice_tokens(x: Tensor, width: int) -> int | None:
     return SLICE // width if slices > worthwhile else None
 
 
-def _map(f: Callable[..., Tensor], slices: Iterable[tuple[Tensor, ...]]) -> list[Tensor]:
-    return [recompute(f, *s) for s in slices]
-
-
-def _join(outs: list[Tensor], dim: int) -> Tensor:
-    return torch.cat(outs, dim) if len(outs) > 1 else outs[0]
+def join(parts: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """``torch.cat``, without a copy where there is one part."""
+    return torch.cat(parts, dim) if len(parts) > 1 else parts[0]

@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from operator import index
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .slices import join
 
 Sizes = Sequence[tuple[int, int]] | None
 
@@ -62,7 +63,7 @@ def per_image(f: Callable[[Tensor], Tensor], x: Tensor, valid: Sizes) -> Tensor:
         F.pad(f(images[:, :i, :j]), (0, 0, 0, w - j, 0, h - i))
         for images, ((i, j), _) in zip(x.split([n for _, n in runs]), runs, strict=True)
     ]
-    return torch.cat(outs) if len(outs) > 1 else outs[0]
+    return join(outs)
 
 
 def zero_padding(x: Tensor, valid: Sizes) -> Tensor:
