@@ -24,7 +24,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +33,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from mlp_backbones.analysis.complexity import count_params, measure_backbone
+from mlp_backbones.models.backbones.base import Backbone
 
 HEADER = ['model', 'params M', 'GMACs', 'ms', 'ratio', 'of peak', 'memory MB', 'ratio']
 
@@ -47,12 +48,17 @@ class Setting(NamedTuple):
     dtype: str = 'float32'
     compile: bool = False
     threads: int = torch.get_num_threads()
+    valid: tuple[tuple[int, int], ...] = ()  # the size of each image on the canvas
 
     def __str__(self) -> str:
         step = 'training step' if self.train else 'forward'
         compiled = ', compiled' if self.compile else ''
         h, w = self.size
         return f'{step}, {self.batch} x {h} x {w}, {self.dtype}, {self.device}{compiled}'
+
+    def images(self) -> str:
+        sizes = ' and '.join(f'{h} x {w}' for h, w in dict.fromkeys(self.valid))
+        return f'images of {sizes}'
 
 
 class Figures(NamedTuple):
@@ -123,6 +129,8 @@ def make_step(model: nn.Module, setting: Setting) -> Callable[[], None]:
     model.train(setting.train)
     model.to(setting.device)
     run = torch.compile(model) if setting.compile else model
+    if setting.valid:
+        run = partial(run, valid_sizes=torch.tensor(setting.valid, device=setting.device))
     x = torch.randn(setting.batch, 3, *setting.size, device=setting.device)
     autocast = torch.autocast(
         setting.device.split(':')[0], getattr(torch, setting.dtype), setting.dtype != 'float32'
@@ -146,18 +154,23 @@ def make_step(model: nn.Module, setting: Setting) -> Callable[[], None]:
 def measure(texts: list[str], setting: Setting, rounds: int, memory: bool = True) -> list[Figures]:
     """The figures of every model, in their order."""
     torch.set_num_threads(setting.threads)
-    models = [build(text) for text in texts]
-    steps = [make_step(model, setting) for model in models]
+    full, cases = setting._replace(valid=()), []
+    for text in texts:
+        model = build(text)
+        cases.append((text, model, full))
+        if setting.valid and isinstance(model, Backbone):
+            cases.append((text, model, setting))
+    steps = [make_step(model, case) for _, model, case in cases]
     seconds = take_turns(steps, rounds)
     return [
         Figures(
-            text,
+            f'{text}, {case.images()}' if case.valid else text,
             count_params(model),
-            count_macs(model, setting),
+            count_macs(model, case),
             times,
-            peak_memory(text, step, setting) if memory else None,
+            peak_memory(text, step, case) if memory else None,
         )
-        for text, model, step, times in zip(texts, models, steps, seconds, strict=True)
+        for (text, model, case), step, times in zip(cases, steps, seconds, strict=True)
     ]
 
 
@@ -203,6 +216,8 @@ def arguments(setting: Setting) -> list[str]:
     values = dict(batch=setting.batch, dtype=setting.dtype, threads=setting.threads)
     flags = [f'--{name}={value}' for name, value in values.items()]
     flags += [f'--{name}' for name in ('train', 'compile') if getattr(setting, name)]
+    if setting.valid:
+        flags += ['--valid', *(str(n) for size in setting.valid for n in size)]
     return [*flags, '--size', *map(str, setting.size)]
 
 
@@ -310,6 +325,15 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('models', nargs='+', help='the first is the reference of the ratios')
     parser.add_argument('--size', nargs=2, type=int, default=(512, 512), metavar=('H', 'W'))
     parser.add_argument('--batch', type=int, default=1)
+    parser.add_argument(
+        '--valid',
+        nargs='+',
+        type=int,
+        default=[],
+        metavar='N',
+        help='height and width of each image of the batch, which does not fill the canvas: a '
+        'second row for every model of ours',
+    )
     parser.add_argument('--train', action='store_true', help='forward and backward pass')
     parser.add_argument('--device', default='cpu', help='cpu, cuda or cuda:N')
     parser.add_argument('--dtype', default='float32', choices=['float32', 'bfloat16', 'float16'])
@@ -325,6 +349,12 @@ def parse_args() -> argparse.Namespace:
         parser.error('--size, --batch, --threads and --rounds are at least 1')
     if args.device.split(':')[0] not in ('cpu', 'cuda'):
         parser.error(f'--device {args.device}: cpu, cuda or cuda:N')
+    height, width = args.size
+    args.valid = tuple(zip(args.valid[::2], args.valid[1::2], strict=False))
+    if args.valid and len(args.valid) != args.batch:
+        parser.error('--valid takes a height and a width for each of the --batch images')
+    if any(not (1 <= h <= height and 1 <= w <= width) for h, w in args.valid):
+        parser.error(f'--valid: images of 1 x 1 to {height} x {width}')
     for flag, path in (('--csv', args.csv), ('--plot', args.plot)):
         if path and not Path(path).absolute().parent.is_dir():
             parser.error(f'{flag} {path}: there is no such folder')
@@ -336,7 +366,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     logging.disable(logging.WARNING)
-    names = ('batch', 'train', 'device', 'dtype', 'compile', 'threads')
+    names = ('batch', 'train', 'device', 'dtype', 'compile', 'threads', 'valid')
     setting = Setting(tuple(args.size), **{name: getattr(args, name) for name in names})
     try:
         if args.peak_memory:

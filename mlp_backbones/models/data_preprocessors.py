@@ -2,15 +2,18 @@
 
 A data preprocessor pads the images of a batch to one canvas; a detector then hands the
 canvas to its backbone and nothing else. These leave the sizes of the images on the tensor,
-as ``inputs.valid_sizes``, where :meth:`Backbone.valid_sizes` finds them: the features of an
+as ``inputs.valid_sizes``, where :meth:`Backbone.valid_sizes` reads them: the features of an
 image then depend neither on its batch-mates nor on its padding (docs/resolution.md).
 
 They are functions, so that a code base is needed only where a config names it.
 """
 
+from __future__ import annotations
+
 from torch import nn
 
 from ..registry import MODELS
+from .layers import check_valid_sizes
 
 
 @MODELS.register_module()
@@ -32,7 +35,12 @@ def _with_valid_sizes(kind: str, settings: dict) -> nn.Module:
 
 
 def leave_valid_sizes(module: nn.Module, args: tuple, output: dict) -> None:
-    """Leave the ``img_shape`` of the data samples on the batch that they belong to."""
-    samples = output['data_samples']
-    if samples is not None and all('img_shape' in sample for sample in samples):
-        output['inputs'].valid_sizes = [tuple(sample.img_shape[:2]) for sample in samples]
+    """Leave the ``img_shape`` of the data samples on the batch that they belong to, as a tensor
+    (B, 2) on its device; nothing if all images fill their canvas.
+    """
+    samples, x = output['data_samples'], output['inputs']
+    if samples is None or not all('img_shape' in sample for sample in samples):
+        return
+    sizes = check_valid_sizes([sample.img_shape[:2] for sample in samples], x)
+    if sizes is not None:
+        x.valid_sizes = sizes

@@ -17,17 +17,20 @@ from torch.utils.checkpoint import checkpoint
 from ...checkpoints import check_complete, check_shapes, load_pretrained, rename_foreign
 from ..layers import (
     GRID_MODES,
+    Canvas,
     PatchEmbed,
     PatchMerging,
     PositionEmbedding,
     ResolutionAdapter,
     Sizes,
     check_valid_sizes,
+    keep_valid,
+    make_canvas,
     parse_resolution,
     shrink,
-    zero_padding,
 )
 from ..layers.resampling import check_interpolation
+from ..layers.slices import by_bands
 
 
 class Backbone(BaseModule):
@@ -111,18 +114,28 @@ class Backbone(BaseModule):
                 'it first (the data preprocessor of the detector or segmentor does so).'
             )
 
-    def valid_sizes(self, x: Tensor, sizes: Sizes) -> Sizes:
-        """The sizes of the images on the canvas ``x``; None if all of them fill it.
+    def valid_sizes(self, x: Tensor, sizes: Sizes) -> Tensor | None:
+        """The sizes of the images on the canvas ``x``, (B, 2); None if all of them fill it.
 
         Each image's features are those that it has alone, whatever lies beside it in the
         batch and however far it is padded, and zero beyond its own size.
 
         Args:
             x: The images (B, C, H, W), each in the top left corner of its canvas.
-            sizes: (height, width) in pixels for each of the images. Default: those that our
-                data preprocessors leave on x, or else all images fill the canvas.
+            sizes: (height, width) in pixels for each of the images, a sequence or an integer
+                tensor (B, 2). Default: those that our data preprocessors leave on x, or else
+                all images fill the canvas.
         """
         return check_valid_sizes(getattr(x, 'valid_sizes', None) if sizes is None else sizes, x)
+
+    def canvas(
+        self, sizes: Tensor | None, x: Tensor, adapters: list[ResolutionAdapter | None]
+    ) -> Canvas | None:
+        """What the blocks with these adapters need to know of images of ``sizes`` in tokens."""
+        resampling = [a for a in adapters if a is not None and a.mode == 'interpolate']
+        if not resampling:
+            return make_canvas(sizes, x)
+        return make_canvas(sizes, x, resampling[0].grid, resampling[0].interpolation)
 
     def make_adapters(
         self,
@@ -150,10 +163,12 @@ class Backbone(BaseModule):
             for grid, depth, p in zip(grids, depths, patterns, strict=True)
         ]
 
-    def run(self, block: nn.Module, *args) -> Tensor:
+    def run(self, block: nn.Module, adapter: ResolutionAdapter | None, *args) -> Tensor:
         """Apply a block; with ``with_cp``, recompute it in the backward pass."""
         if self.with_cp and torch.is_grad_enabled():
             return checkpoint(block, *args, use_reentrant=False)
+        if adapter is not None and adapter.mode == 'window' and len(args) == 2:
+            return by_bands(block, *args, adapter.grid)
         return block(*args)
 
     def frozen_modules(self) -> list[nn.Module]:
@@ -345,7 +360,7 @@ class PyramidBackbone(Backbone):
         self.frozen_stages = check_range('frozen_stages', frozen_stages, -1, len(depths))
         num_stages = max(self.out_indices) + 1
         grids = [-(-pretrain_img_size // stride) for stride in mixing_strides]
-        adapters = self.make_adapters(grids, depths, resolution, interpolation)
+        self.adapters = self.make_adapters(grids, depths, resolution, interpolation)
         drop_rates = iter(stochastic_depth(drop_path_rate, sum(depths)))
 
         self.patch_embed = PatchEmbed(in_channels, channels[0], patch_size=4)
@@ -357,7 +372,7 @@ class PyramidBackbone(Backbone):
                 self.make_block(
                     dim=channels[i], adapter=adapter, drop_path=next(drop_rates), **options
                 )
-                for adapter in adapters[i]
+                for adapter in self.adapters[i]
             ]
             self.stages.append(nn.ModuleList(blocks))
         self.norms = nn.ModuleDict(
@@ -400,17 +415,18 @@ class PyramidBackbone(Backbone):
         ``valid_sizes``: see :meth:`Backbone.valid_sizes`.
         """
         self.check_input(x)
-        valid = self.valid_sizes(x, valid_sizes)
-        x, valid = self.patch_embed(x, valid), shrink(valid, 4)
+        sizes = self.valid_sizes(x, valid_sizes)
+        x, sizes, canvas = self.patch_embed(x, sizes), shrink(sizes, 4), None
         outs = []
-        for i, (merge, blocks) in enumerate(zip(self.merges, self.stages, strict=True)):
+        for i, blocks in enumerate(self.stages):
             if i:
-                x, valid = merge(x, valid), shrink(valid, 2)
-            for block in blocks:
-                x = self.run(block, x, valid)
+                x, sizes = self.merges[i](x, canvas), shrink(sizes, 2)
+            canvas = self.canvas(sizes, x, self.adapters[i])
+            for block, adapter in zip(blocks, self.adapters[i], strict=True):
+                x = self.run(block, adapter, x, canvas)
             if i in self.out_indices:
-                outs.append(to_feature_map(zero_padding(self.norms[str(i)](x), valid)))
-        return tuple(outs)
+                outs.append(keep_valid(self.norms[str(i)](x), canvas))
+        return tuple(map(to_feature_map, outs))
 
 
 class PlainBackbone(Backbone):
@@ -492,7 +508,7 @@ class PlainBackbone(Backbone):
         )
         self.frozen_stages = check_range('frozen_stages', frozen_stages, -1, depth)
         grid = -(-pretrain_img_size // patch_size)
-        (adapters,) = self.make_adapters([grid], [depth], resolution, interpolation)
+        (self.adapters,) = self.make_adapters([grid], [depth], resolution, interpolation)
 
         norm = self.make_norm(dim) if patch_norm else None
         self.patch_embed = PatchEmbed(in_channels, dim, patch_size, norm)
@@ -504,7 +520,7 @@ class PlainBackbone(Backbone):
         drop_rates = stochastic_depth(drop_path_rate, depth)
         self.layers = nn.ModuleList(
             self.make_block(dim=dim, adapter=adapter, drop_path=rate, **options)
-            for adapter, rate in list(zip(adapters, drop_rates, strict=True))[
+            for adapter, rate in list(zip(self.adapters, drop_rates, strict=True))[
                 : max(self.out_indices) + 1
             ]
         )
@@ -546,17 +562,6 @@ class PlainBackbone(Backbone):
         if self.cls_token is not None and self.frozen_stages >= 0:
             self.cls_token.requires_grad_(False)
 
-    def embed(self, x: Tensor, valid: Sizes) -> Tensor:
-        """Images (B, C, H, W) -> tokens (B, h, w, dim); (B, 1 + h w, dim) with a class token."""
-        x, valid = self.patch_embed(x, valid), shrink(valid, self.patch_embed.patch_size)
-        prefix = 0
-        if self.pos_embed is not None:
-            x, prefix = self.pos_embed(x, valid)
-        if self.cls_token is not None:
-            token = (self.cls_token + prefix).expand(len(x), -1, -1)
-            x = torch.cat([token, x.flatten(1, 2)], dim=1)
-        return x
-
     def forward_tokens(
         self, x: Tensor, valid_sizes: Sizes = None
     ) -> list[tuple[Tensor, Tensor | None]]:
@@ -566,19 +571,25 @@ class PlainBackbone(Backbone):
         ``valid_sizes``: see :meth:`Backbone.valid_sizes`.
         """
         self.check_input(x)
-        valid = self.valid_sizes(x, valid_sizes)
-        p = self.patch_embed.patch_size
-        size = (-(-x.shape[2] // p), -(-x.shape[3] // p))
-        x, valid = self.embed(x, valid), shrink(valid, p)
+        sizes = self.valid_sizes(x, valid_sizes)
+        x, sizes = self.patch_embed(x, sizes), shrink(sizes, self.patch_embed.patch_size)
+        canvas, size, prefix = self.canvas(sizes, x, self.adapters), x.shape[1:3], 0
+        if self.pos_embed is not None:
+            x, prefix = self.pos_embed(x, canvas)
+        if self.cls_token is not None:
+            token = (self.cls_token + prefix).expand(len(x), -1, -1)
+            x = torch.cat([token, x.flatten(1, 2)], dim=1)
         outs = []
         for i, layer in enumerate(self.layers):
-            x = self.run(layer, x, valid, *([] if self.cls_token is None else [size]))
+            x = self.run(
+                layer, self.adapters[i], x, canvas, *([] if self.cls_token is None else [size])
+            )
             if i in self.out_indices:
                 y = self.norm(x) if i == self.num_layers - 1 else x
                 token = None
                 if self.cls_token is not None:
                     y, token = y[:, 1:].unflatten(1, size), y[:, 0]
-                outs.append((zero_padding(y, valid), token))
+                outs.append((keep_valid(y, canvas), token))
         return outs
 
     def forward(self, x: Tensor, valid_sizes: Sizes = None) -> tuple[Tensor, ...]:

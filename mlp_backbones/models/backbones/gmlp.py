@@ -12,20 +12,12 @@ from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
 from ...registry import MODELS
-from ..layers import (
-    ResolutionAdapter,
-    Sizes,
-    TokenLinear,
-    by_token,
-    init_linear,
-    per_image,
-    recompute,
-)
+from ..layers import Canvas, ResolutionAdapter, TokenLinear, init_linear, key_mask
 from .base import PlainBackbone, PyramidBackbone
 
 
 class TinyAttention(nn.Module):
-    """The single attention head of aMLP (sec. 4.3): (B, N, dim) -> (B, N, out_dim).
+    """The single attention head of aMLP (sec. 4.3): (B, P, N, dim) -> (B, P, N, out_dim).
 
     Args:
         dim: Channels of the tokens.
@@ -39,19 +31,19 @@ class TinyAttention(nn.Module):
         self.proj = nn.Linear(attn_dim, out_dim)
         init_linear(self.qkv, self.proj)
 
-    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        q, k, v = self.qkv(x).unsqueeze(1).chunk(3, dim=-1)  # one head: (B, 1, N, d)
-        return self.proj(F.scaled_dot_product_attention(q, k, v).squeeze(1))
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        return self.proj(F.scaled_dot_product_attention(q, k, v, key_mask(mask)))
 
 
 class SpatialGatingUnit(nn.Module):
-    """The gate ``f(Z_2) = W norm(Z_2) + b`` over tokens of ``s(Z) = Z_1 * f(Z_2)`` (eq. 2, 3).
+    """``s(Z) = Z_1 * (W norm(Z_2) + b)``, W over tokens (eq. 2, 3).
 
     W starts near 0 and b at 1, so that s starts as the identity on Z_1.
 
     Args:
         dim: Channels of Z.
-        adapter: Brings f to maps of any size.
+        adapter: Brings W and b to maps of any size.
         split: Whether Z_1 and Z_2 are the halves of Z, as in the paper's models; else
             both are Z.
     """
@@ -69,9 +61,15 @@ class SpatialGatingUnit(nn.Module):
         nn.init.normal_(self.proj.weight, std=1e-6)
         nn.init.ones_(self.proj.bias)
 
-    def forward(self, z2: Tensor) -> Tensor:
-        """The gate of norm(Z_2), (B, H, W, out_dim)."""
-        return self.adapter(self.proj, z2)
+    def forward(
+        self, z: Tensor, canvas: Canvas | None = None, attention: Tensor | None = None
+    ) -> Tensor:
+        """Z (B, H, W, dim) -> (B, H, W, out_dim); aMLP adds ``attention`` to the gate."""
+        z1, z2 = z.chunk(2, dim=-1) if self.split else (z, z)
+        gate = self.adapter(self.proj, self.norm(z2), canvas)
+        if attention is not None:
+            gate = gate + attention
+        return z1 * gate
 
 
 class GMLPBlock(nn.Module):
@@ -110,35 +108,11 @@ class GMLPBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
         init_linear(self.fc1, self.fc2)
 
-    def forward(self, x: Tensor, valid: Sizes = None) -> Tensor:
-        return x + self.drop_path(per_image(self.mix, x, valid))
-
-    def mix(self, x: Tensor) -> Tensor:
-        return self.adapter.run(self.branch, x, width=self.fc1.out_features)
-
-    def branch(self, x: Tensor) -> Tensor:
-        h1, z2 = by_token(self.expand, x, width=self.fc1.out_features)
-        gate = self.sgu(z2)
-        if self.attn:
-            gate = gate + self.adapter(self.attn, self.norm(x))
-        return by_token(self.contract, (h1, gate), width=self.fc2.in_features)
-
-    def expand(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Z_1 before its GELU, and norm(Z_2)."""
+    def forward(self, x: Tensor, canvas: Canvas | None = None) -> Tensor:
         y = self.norm(x)
-        if self.sgu.split:
-            # U by halves: each is contiguous in memory, where halves of its output are not
-            halves = zip(self.fc1.weight.chunk(2), self.fc1.bias.chunk(2), strict=True)
-            h1, h2 = (F.linear(y, weight, bias) for weight, bias in halves)
-        else:
-            h1 = h2 = self.fc1(y)
-        return h1, self.sgu.norm(self.act(h2))
-
-    def contract(self, h1: Tensor, gate: Tensor) -> Tensor:
-        return recompute(self.project, h1, gate)
-
-    def project(self, h1: Tensor, gate: Tensor) -> Tensor:
-        return self.fc2(self.act(h1) * gate)
+        attention = self.adapter.apply(self.attn, y, canvas) if self.attn else None
+        z = self.act(self.fc1(y))
+        return x + self.drop_path(self.fc2(self.sgu(z, canvas, attention)))
 
 
 @MODELS.register_module()

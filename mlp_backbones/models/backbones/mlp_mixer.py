@@ -11,7 +11,7 @@ from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
 from ...registry import MODELS
-from ..layers import Mlp, ResolutionAdapter, Sizes, TokenLinear, by_token, per_image
+from ..layers import Canvas, Mlp, ResolutionAdapter, TokenLinear
 from .base import PlainBackbone, PyramidBackbone
 from .class_token import mix_with_class_token
 
@@ -34,9 +34,9 @@ class TokenMlp(nn.Module):
         self.act = nn.GELU()
         self.fc2 = TokenLinear(hidden_dim, tokens, spatial_in=False, **shared)
 
-    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        # (B, N, C) -> (B, D_S, C) -> (B, N, C)
-        return self.fc2(self.act(self.fc1(x, size)), size)
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Tokens (B, P, N, C) -> (B, P, N, C); those that ``mask`` leaves out are zeros."""
+        return self.fc2(self.act(self.fc1(x.mT))).mT  # over N, channel by channel
 
 
 class MixerBlock(nn.Module):
@@ -67,24 +67,16 @@ class MixerBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(
-        self, x: Tensor, valid: Sizes = None, size: tuple[int, int] | None = None
+        self, x: Tensor, canvas: Canvas | None = None, size: tuple[int, int] | None = None
     ) -> Tensor:
         """Mix (B, H, W, C), or (B, 1 + H W, C) of ``size`` (H, W) with a class token first."""
+        y = self.norm1(x)
         if size is None:
-            mixed = per_image(self.mix_tokens, x, valid)
+            y = self.adapter.apply(self.mixer, y, canvas)
         else:
-            mixed = mix_with_class_token(self.adapter, self.mixer, self.norm1(x), size, valid)
-        x = x + self.drop_path(mixed)
-        return x + self.drop_path(by_token(self.mix_channels, x, self.mlp.hidden_dim))
-
-    def mix_tokens(self, x: Tensor) -> Tensor:
-        return self.adapter.run(self.token_branch, x, width=x.shape[-1])
-
-    def token_branch(self, x: Tensor) -> Tensor:
-        return self.adapter(self.mixer, self.norm1(x))
-
-    def mix_channels(self, x: Tensor) -> Tensor:
-        return self.mlp(self.norm2(x))
+            y = mix_with_class_token(self.adapter, self.mixer, y, size, canvas)
+        x = x + self.drop_path(y)
+        return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
 def make_mixer_block(

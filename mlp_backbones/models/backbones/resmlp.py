@@ -8,24 +8,13 @@ https://arxiv.org/abs/2103.17239.
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 import torch.nn.functional as F
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
 from ...registry import MODELS
-from ..layers import (
-    Affine,
-    Mlp,
-    ResolutionAdapter,
-    Sizes,
-    TokenLinear,
-    by_token,
-    per_image,
-    recompute,
-)
+from ..layers import Affine, Canvas, Mlp, ResolutionAdapter, TokenLinear
 from .base import PlainBackbone, PyramidBackbone
 
 
@@ -59,29 +48,10 @@ class ResMLPBlock(nn.Module):
         self.ls2 = nn.Parameter(torch.full((dim,), float(layer_scale_init)))
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, valid: Sizes = None) -> Tensor:
-        x = x + self.drop_path(per_image(self.mix_tokens, x, valid))
-        return x + self.drop_path(by_token(self.mix_channels, x, self.mlp.hidden_dim))
-
-    def mix_tokens(self, x: Tensor) -> Tensor:
-        return self.adapter.run(self.token_branch, x, width=x.shape[-1])
-
-    def token_branch(self, x: Tensor) -> Tensor:
-        # LayerScale goes through the token mixing into the Affine: one pass instead of two
-        mixer = partial(self.linear_tokens, scale=self.ls1)
-        alpha, beta = self.ls1 * self.norm1.alpha, self.ls1 * self.norm1.beta
-        return self.adapter(mixer, torch.addcmul(beta, alpha, x))
-
-    def mix_channels(self, x: Tensor) -> Tensor:
-        # Affine and LayerScale go into the weights, which costs less than two passes over x
-        fc1, fc2, norm = self.mlp.fc1, self.mlp.fc2, self.norm2
-        h = F.linear(x, fc1.weight * norm.alpha, fc1.bias + (fc1.weight * norm.beta).sum(1))
-        scale = self.ls2
-        w, b = fc2.weight * scale[:, None], fc2.bias * scale
-        return recompute(self.contract, h, w, b)
-
-    def contract(self, h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return F.linear(self.mlp.act(h), weight, bias)
+    def forward(self, x: Tensor, canvas: Canvas | None = None) -> Tensor:
+        mixed = self.adapter(self.linear_tokens, self.norm1(x), canvas)
+        x = x + self.drop_path(self.ls1 * mixed)
+        return x + self.drop_path(self.ls2 * self.mlp(self.norm2(x)))
 
     @torch.no_grad()
     def switch_to_deploy(self) -> DeployedResMLPBlock:
@@ -103,8 +73,7 @@ class DeployedResMLPBlock(nn.Module):
         self.norm1 = block.norm1
         self.norm1.alpha *= block.ls1
         self.norm1.beta *= block.ls1
-        self.linear_tokens = block.linear_tokens
-        self.linear_tokens.bias = nn.Parameter(block.linear_tokens.bias[:, None] * block.ls1)
+        self.linear_tokens = ChannelBiasLinear(block.linear_tokens, block.ls1)
         self.mlp = block.mlp
         fc1, fc2 = self.mlp.fc1, self.mlp.fc2
         fc1.bias += fc1.weight @ block.norm2.beta
@@ -112,15 +81,21 @@ class DeployedResMLPBlock(nn.Module):
         fc2.weight *= block.ls2[:, None]
         fc2.bias *= block.ls2
 
-    def forward(self, x: Tensor, valid: Sizes = None) -> Tensor:
-        x = x + per_image(self.mix_tokens, x, valid)
-        return x + by_token(self.mlp.forward, x, self.mlp.hidden_dim)
+    def forward(self, x: Tensor, canvas: Canvas | None = None) -> Tensor:
+        x = x + self.adapter(self.linear_tokens, self.norm1(x), canvas)
+        return x + self.mlp(x)
 
-    def mix_tokens(self, x: Tensor) -> Tensor:
-        return self.adapter.run(self.token_branch, x, width=x.shape[-1])
 
-    def token_branch(self, x: Tensor) -> Tensor:
-        return self.adapter(self.linear_tokens, self.norm1(x))
+class ChannelBiasLinear(nn.Module):
+    """``W x + b ls^T`` over tokens, (..., C, N) -> (..., C, N): each channel has its own bias."""
+
+    def __init__(self, linear: TokenLinear, scale: Tensor):
+        super().__init__()
+        self.weight = linear.weight
+        self.bias = nn.Parameter(scale[:, None] * linear.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight) + self.bias
 
 
 class Deployable:

@@ -10,17 +10,7 @@ from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
 from ...registry import MODELS
-from ..layers import (
-    Affine,
-    Mlp,
-    ResolutionAdapter,
-    Sizes,
-    SpatialShift,
-    by_token,
-    init_linear,
-    per_image,
-    recompute,
-)
+from ..layers import Affine, Canvas, Mlp, ResolutionAdapter, SpatialShift, init_linear
 from .base import PlainBackbone, PyramidBackbone
 
 NORMS = {'LN': lambda dim: nn.LayerNorm(dim, eps=1e-6), 'Affine': Affine}
@@ -64,19 +54,10 @@ class S2MLPBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
         init_linear(self.fc1, self.fc2)
 
-    def forward(self, x: Tensor, valid: Sizes = None) -> Tensor:
-        x = x + self.drop_path(per_image(self.mix_tokens, x, valid))
-        return x + self.drop_path(by_token(self.mix_channels, x, self.mlp.hidden_dim))
-
-    def mix_tokens(self, x: Tensor) -> Tensor:
-        h = self.fc1(self.norm1(x))
-        return recompute(self.contract, h)
-
-    def contract(self, h: Tensor) -> Tensor:
-        return self.fc2(self.shift(self.act(h)))
-
-    def mix_channels(self, x: Tensor) -> Tensor:
-        return self.mlp(self.norm2(x))
+    def forward(self, x: Tensor, canvas: Canvas | None = None) -> Tensor:
+        y = self.act(self.fc1(self.norm1(x)))
+        x = x + self.drop_path(self.fc2(self.shift(y, canvas)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
 @MODELS.register_module()

@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ...registry import MODELS
-from ..layers import MODES, ResolutionAdapter, init_linear
+from ..layers import MODES, ResolutionAdapter, init_linear, key_mask
 from .base import PlainBackbone
 from .mlp_mixer import MixerBlock
 
@@ -34,11 +34,13 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
         init_linear(self.qkv, self.proj)
 
-    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """Tokens (B, N, dim) -> (B, N, dim), for any number of them, whatever their ``size``."""
-        q, k, v = rearrange(self.qkv(x), 'b n (t h d) -> t b h n d', t=3, h=self.num_heads)
-        x = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(rearrange(x, 'b h n d -> b n (h d)'))
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Tokens (B, P, N, dim) -> (B, P, N, dim), among those of each part that ``mask`` has."""
+        q, k, v = rearrange(self.qkv(x), 'b p n (t h d) -> t (b p) h n d', t=3, h=self.num_heads)
+        if mask is not None:
+            mask = key_mask(mask).expand(len(x), -1, -1, -1).flatten(0, 1)[:, None]
+        y = F.scaled_dot_product_attention(q, k, v, mask)
+        return self.proj(rearrange(y, '(b p) h n d -> b p n (h d)', b=len(x)))
 
 
 def make_vit_block(

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
-from .valid_size import Sizes, zero_padding
+from .canvas import Canvas, keep_valid, valid_mask
+from .tracing import is_zero
+
+
+def pad_to_multiple(x: Tensor, p: int) -> Tensor:
+    """(..., H, W) with zeros at the bottom and right, up to multiples of p."""
+    # in the form that compilers of symbolic sizes simplify best
+    rows, columns = (-(-n // p) * p - n for n in x.shape[-2:])
+    return x if is_zero(rows) and is_zero(columns) else F.pad(x, (0, columns, 0, rows))
 
 
 class PatchEmbed(nn.Module):
-    """Image to tokens: a linear layer on non-overlapping p x p patches.
+    """Image to tokens: a linear layer on non-overlapping p x p patches, as a convolution.
 
-    Equal to a convolution of kernel and stride p, whose weights it keeps. An image
-    that p does not divide is padded with zeros at the bottom and right, and so is each
-    image of ``valid`` sizes in pixels.
+    An image that p does not divide is padded with zeros at the bottom and right, and so
+    is each image of ``sizes`` in pixels.
 
     Args:
         in_channels: Channels of the image.
@@ -29,23 +36,19 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(in_channels, dim, patch_size, patch_size)
         self.norm = norm or nn.Identity()
 
-    def forward(self, x: Tensor, valid: Sizes = None) -> Tensor:
-        p = self.patch_size
-        _, _, h, w = x.shape
-        if valid is not None:
-            x = zero_padding(x.permute(0, 2, 3, 1), valid).permute(0, 3, 1, 2)
-        if h % p or w % p:
-            x = F.pad(x, (0, -w % p, 0, -h % p))
-        # as a matrix product, so that the tokens come out channels-last in memory
-        patches = rearrange(x, 'b c (h p) (w q) -> b h w (c p q)', p=p, q=p)
-        return self.norm(F.linear(patches, self.proj.weight.flatten(1), self.proj.bias))
+    def forward(self, x: Tensor, sizes: Tensor | None = None) -> Tensor:
+        """Images (B, C, H, W) -> tokens (B, ceil(H / p), ceil(W / p), dim)."""
+        if sizes is not None:
+            # chosen, not multiplied: the padding may hold NaN
+            x = torch.where(valid_mask(sizes, *x.shape[2:])[:, None], x, 0)
+        x = self.proj(pad_to_multiple(x, self.patch_size))
+        return self.norm(x.permute(0, 2, 3, 1).contiguous())
 
 
 class PatchMerging(nn.Module):
     """2 x 2 tokens -> LayerNorm -> Linear, as in Swin Transformer, sec. 3.1.
 
-    Odd sizes are padded with zeros at the bottom and right, and so is each image of
-    ``valid`` sizes in tokens.
+    Odd sizes are padded with zeros at the bottom and right, and so is each image.
 
     Args:
         in_dim: Channels of the input tokens.
@@ -58,10 +61,9 @@ class PatchMerging(nn.Module):
         self.reduction = nn.Linear(4 * in_dim, out_dim, bias=False)
         nn.init.trunc_normal_(self.reduction.weight, std=0.02)
 
-    def forward(self, x: Tensor, valid: Sizes = None) -> Tensor:
-        x = zero_padding(x, valid)
-        _, h, w, _ = x.shape
-        if h % 2 or w % 2:
-            x = F.pad(x, (0, 0, 0, w % 2, 0, h % 2))
-        x = rearrange(x, 'b (h p) (w q) c -> b h w (p q c)', p=2, q=2)
-        return self.reduction(self.norm(x))
+    def forward(self, x: Tensor, canvas: Canvas | None = None) -> Tensor:
+        """Tokens (B, H, W, in_dim) -> (B, ceil(H / 2), ceil(W / 2), out_dim)."""
+        x = pad_to_multiple(keep_valid(x, canvas).permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
+        b, h, w, c = x.shape
+        x = x.reshape(b, h // 2, 2, w // 2, 2, c).transpose(2, 3)
+        return self.reduction(self.norm(x.flatten(3)))

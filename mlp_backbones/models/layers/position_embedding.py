@@ -1,11 +1,13 @@
 """A learned position embedding for maps of any size."""
 
+from __future__ import annotations
+
 import torch
 from torch import Tensor, nn
 
-from .resampling import resample
+from .canvas import Canvas
+from .resampling import batch_resampling_matrices, resample, resample_by
 from .token_linear import check_shape, resize_tokens
-from .valid_size import Sizes, per_image
 
 
 class PositionEmbedding(nn.Module):
@@ -28,17 +30,21 @@ class PositionEmbedding(nn.Module):
         self.weight = nn.Parameter(torch.zeros(prefix_tokens + grid**2, dim))
         nn.init.trunc_normal_(self.weight, std=0.02)
 
-    def forward(self, x: Tensor, valid: Sizes = None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, canvas: Canvas | None = None) -> tuple[Tensor, Tensor]:
         """Tokens (B, H, W, C) plus their embeddings, and the embeddings of the prefix, (P, C).
 
-        With ``valid``, the sizes in tokens of the images on this canvas, each image has the
-        embeddings of its own size, and zeros beyond it.
+        With ``canvas``, each image has the embeddings of its own size.
         """
-        return per_image(self.add, x, valid), self.weight[: self.prefix_tokens]
-
-    def add(self, x: Tensor) -> Tensor:
-        grid = self.weight[self.prefix_tokens :].unflatten(0, (1, self.grid, self.grid))
-        return x + resample(grid, x.shape[1:3], self.interpolation)
+        prefix, grid = self.weight.tensor_split([self.prefix_tokens])
+        grid = grid.unflatten(0, (1, self.grid, self.grid))
+        if canvas is None:
+            return x + resample(grid, x.shape[1:3], self.interpolation), prefix
+        n = canvas.sizes[..., None, None]
+        rows, columns = (
+            batch_resampling_matrices(n[:, i], self.grid, (m, self.grid), self.interpolation, x)[1]
+            for i, m in enumerate(x.shape[1:3])
+        )
+        return x + resample_by(grid.expand(len(x), -1, -1, -1), rows, columns), prefix
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
         key = prefix + 'weight'

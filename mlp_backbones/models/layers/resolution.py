@@ -1,10 +1,9 @@
 """The resolution adapter: runs a token mixer of one grid on a map of any size.
 
-A token mixer is a function ``f`` on the tokens of a square grid, row by row:
-(B, g * g, C) -> (B, g * g, C). Given a smaller size as well, (h, w), it takes and returns
-the tokens of the grid's top left corner, as if the others were zeros and their results not
-asked for. The adapter knows nothing of the mixer and the mixer nothing of resolution. At
-H == W == g every mode is ``f`` itself, bit for bit. See docs/design.md, section 2.
+A token mixer is a function of the g * g tokens of a square grid. The adapter cuts a map into
+parts of g x g tokens, lets the mixer run on them, and puts the parts together again. It knows
+nothing of the mixer, and the mixer nothing of resolution. At H == W == g every mode is the
+mixer itself, bit for bit. See docs/design.md, section 2.
 """
 
 from __future__ import annotations
@@ -13,86 +12,180 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-from einops import rearrange
+import torch.nn.functional as F
 from torch import Tensor
 
-from .resampling import check_interpolation, resample
-from .slices import by_band, join
+from .canvas import Canvas, keep_valid
+from .resampling import check_interpolation, resample_by, resampling_matrices
+from .tracing import is_compiling, is_zero
 
-TokenMixer = Callable[[Tensor, tuple[int, int]], Tensor]
-
-
-def interpolate(f: TokenMixer, x: Tensor, g: int, interpolation: str) -> Tensor:
-    """``U f(D x)``: for a linear ``f`` of weight K and bias b, ``U K D x + U b``."""
-    _, h, w, _ = x.shape
-    mixed = f(resample(x, (g, g), interpolation).flatten(1, 2), (g, g))
-    return resample(mixed.unflatten(1, (g, g)), (h, w), interpolation)
+# From the parts of a map (B, P, N, C), and which of their tokens belong to an image (B, P, N)
+# or None if all do, to what they become, (B, P, N, C).
+TokenMixer = Callable[[Tensor, Tensor | None], Tensor]
 
 
-def window(f: TokenMixer, x: Tensor, g: int, interpolation: str) -> Tensor:
-    """Share ``f`` among the g x g windows of the map; those at the border may be smaller.
+class Interpolate:
+    """One part: the map resampled to the grid, ``U f(D x)``.
+
+    For a linear f of weight K and bias b that is ``U K D x + U b``.
+    """
+
+    def __init__(self, x: Tensor, adapter: ResolutionAdapter, canvas: Canvas | None):
+        size, self.grid = x.shape[1:3], (adapter.grid, adapter.grid)
+        if canvas is None:
+            self.down = resampling_matrices(size, self.grid, adapter.interpolation, x)
+            self.up = resampling_matrices(self.grid, size, adapter.interpolation, x)
+        else:
+            self.down, self.up = canvas.down, canvas.up
+
+    def partition(self, x: Tensor) -> Tensor:
+        return resample_by(x, *self.down).flatten(1, 2)[:, None]
+
+    def unpartition(self, parts: Tensor) -> Tensor:
+        return resample_by(parts[:, 0].unflatten(1, self.grid), *self.up)
+
+    def mask(self) -> None:
+        return None  # what lies beyond an image is in no token of the grid
+
+
+class Window:
+    """The g x g windows of the map, with zeros beyond an image.
 
     At twice the native size this is the recipe of MLP-Mixer's appendix C for
     fine-tuning at a higher resolution (a block-diagonal weight).
     """
-    rows, columns = ([(n // g, g), (1, n % g)] for n in x.shape[1:3])
-    return _share(f, x, rows, columns)
+
+    def __init__(self, x: Tensor, adapter: ResolutionAdapter, canvas: Canvas | None):
+        self.g, self.size, self.canvas = adapter.grid, x.shape[1:3], canvas
+        self.device = x.device
+        self.number = tuple(-(-n // self.g) for n in self.size)
+        self.padding = tuple(m * self.g - n for m, n in zip(self.number, self.size, strict=True))
+
+    def partition(self, x: Tensor) -> Tensor:
+        return self.cut(self.pad(keep_valid(x, self.canvas)))
+
+    def unpartition(self, parts: Tensor) -> Tensor:
+        return crop(self.join(parts), self.size)
+
+    def mask(self) -> Tensor | None:
+        if self.canvas is None and not self.is_padded():
+            return None
+        h, w = self.size
+        inside = torch.ones(1, h, w, 1, dtype=torch.bool, device=self.device)
+        return self.cut(self.pad(inside if self.canvas is None else self.canvas.mask))[..., 0]
+
+    def is_padded(self) -> bool:
+        return not all(map(is_zero, self.padding))
+
+    def pad(self, x: Tensor) -> Tensor:
+        rows, columns = self.padding
+        return F.pad(x, (0, 0, 0, columns, 0, rows)) if self.is_padded() else x
+
+    def cut(self, x: Tensor) -> Tensor:
+        (r, s), g, (b, c) = self.number, self.g, (len(x), x.shape[-1])
+        x = x.view(b, r, g, s, g, c).permute(2, 4, 0, 1, 3, 5)  # (g, g, B, r, s, C)
+        # Tokens first in memory: a linear mixer is then one matrix product for all parts.
+        return x.reshape(g * g, b, r * s, c).permute(1, 2, 0, 3)
+
+    def join(self, parts: Tensor) -> Tensor:
+        (r, s), g, (b, c) = self.number, self.g, (len(parts), parts.shape[-1])
+        x = parts.view(b, r, s, g, g, c).permute(0, 1, 3, 2, 4, 5)
+        return x.reshape(b, r * g, s * g, c)
 
 
-def grid(f: TokenMixer, x: Tensor, g: int, interpolation: str) -> Tensor:
-    """Share ``f`` among groups of up to g x g tokens that each span the whole map.
+class Grid(Window):
+    """Groups of g x g tokens that each span the whole map.
 
     The dilated partition of MaxViT (sec. 3.2) and MAXIM: with r = ceil(H / g), a group
     takes every r-th row, likewise the columns.
     """
-    runs, orders = [], []
-    for n in x.shape[1:3]:
-        r = -(-n // g)
-        runs.append([(n % r, n // r + 1), (r - n % r, n // r)])
-        orders.append(torch.cat([torch.arange(i, n, r, device=x.device) for i in range(r)]))
-    i, j = orders
-    mixed = _share(f, x[:, i][:, :, j], *runs)  # in this order the groups are windows
-    return mixed[:, i.argsort()][:, :, j.argsort()]
+
+    def partition(self, x: Tensor) -> Tensor:
+        return self.cut(self.spread(x))
+
+    def unpartition(self, parts: Tensor) -> Tensor:
+        x = self.join(parts)
+        if self.canvas is None:
+            return crop(x, self.size)
+        i, j = (self.slots(axis) for axis in (0, 1))
+        return take(x, i, j)
+
+    def mask(self) -> Tensor | None:
+        if self.canvas is None:
+            return super().mask()
+        return self.cut(self.spread(self.canvas.mask))[..., 0]
+
+    def spread(self, x: Tensor) -> Tensor:
+        """Each image with zeros up to g groups of r rows, and as many rows as the canvas has."""
+        if self.canvas is None:
+            return self.pad(x)
+        (i, has_row), (j, has_column) = (self.sources(axis) for axis in (0, 1))
+        return take(x, i, j) * (has_row[:, :, None] & has_column[:, None, :])[..., None]
+
+    def steps(self, axis: int) -> tuple[Tensor, Tensor]:
+        n = self.canvas.sizes[:, axis, None]  # (B, 1)
+        return n, (n + self.g - 1) // self.g
+
+    def sources(self, axis: int) -> tuple[Tensor, Tensor]:
+        """The row of the map for each row of its groups, (B, g r), and whether there is one."""
+        n, step = self.steps(axis)
+        position = torch.arange(self.g, device=self.device)[:, None]
+        group = torch.arange(self.number[axis], device=self.device)
+        source = (position * step[..., None] + group).flatten(1)
+        there = (group.expand(self.g, -1).flatten() < step) & (source < n)
+        return source * there, there
+
+    def slots(self, axis: int) -> Tensor:
+        """The row among those of the groups for each row of the map, (B, H)."""
+        _, step = self.steps(axis)
+        i = torch.arange(self.size[axis], device=self.device)
+        slot = i // step * self.number[axis] + i % step
+        return slot * (i < self.canvas.sizes[:, axis, None])
+
+    def cut(self, x: Tensor) -> Tensor:
+        (r, s), g, (b, c) = self.number, self.g, (len(x), x.shape[-1])
+        x = x.view(b, g, r, g, s, c).permute(1, 3, 0, 2, 4, 5)  # (g, g, B, r, s, C)
+        return x.reshape(g * g, b, r * s, c).permute(1, 2, 0, 3)
+
+    def join(self, parts: Tensor) -> Tensor:
+        (r, s), g, (b, c) = self.number, self.g, (len(parts), parts.shape[-1])
+        x = parts.view(b, r, s, g, g, c).permute(0, 3, 1, 4, 2, 5)
+        return x.reshape(b, g * r, g * s, c)
 
 
-def whole(f: TokenMixer, x: Tensor, g: int, interpolation: str) -> Tensor:
-    """``f`` on all tokens of the map, for mixers of any number of tokens (attention)."""
-    return f(x.flatten(1, 2), x.shape[1:3]).unflatten(1, x.shape[1:3])
+class Whole:
+    """One part: all tokens, for mixers of any number of tokens (attention)."""
+
+    def __init__(self, x: Tensor, adapter: ResolutionAdapter, canvas: Canvas | None):
+        self.size, self.canvas = x.shape[1:3], canvas
+
+    def partition(self, x: Tensor) -> Tensor:
+        return x.flatten(1, 2)[:, None]
+
+    def unpartition(self, parts: Tensor) -> Tensor:
+        return parts[:, 0].unflatten(1, self.size)
+
+    def mask(self) -> Tensor | None:
+        return None if self.canvas is None else self.canvas.mask.flatten(1)[:, None]
 
 
-Runs = Sequence[tuple[int, int]]
+def crop(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """The first H rows and W columns of a map (B, H', W', C)."""
+    h, w = size
+    if not is_compiling():
+        return x[:, :h, :w]
+    # of a slice, a compiler would ask whether it is the whole map
+    return F.pad(x, (0, 0, 0, w - x.shape[2], 0, h - x.shape[1]))
 
 
-def _share(f: TokenMixer, x: Tensor, rows: Runs, columns: Runs) -> Tensor:
-    """Apply ``f`` to the rectangles of a map whose axes fall into ``number`` parts of equal
-    ``length`` one after the other, for each (number, length) of ``rows`` and ``columns``.
-    """
-    # Splitting and joining have each other as backward pass, without zeros to be added up.
-    bands = [
-        join([_parts(f, block, (g, k)) for block, k in _split(band, columns, dim=2)], dim=2)
-        for band, g in _split(x, rows, dim=1)
-    ]
-    return join(bands, dim=1)
+def take(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Rows (B, h) and columns (B, w) of each map of (B, H, W, C): (B, h, w, C)."""
+    index = rows[:, :, None] * x.shape[2] + columns[:, None, :]
+    tokens = index.flatten(1)[..., None].expand(-1, -1, x.shape[-1])
+    return x.flatten(1, 2).gather(1, tokens).unflatten(1, index.shape[1:])
 
 
-def _split(x: Tensor, runs: Runs, dim: int) -> list[tuple[Tensor, int]]:
-    runs = [run for run in runs if run[0] * run[1]]
-    blocks = x.split([number * length for number, length in runs], dim)
-    return [(block, length) for block, (_, length) in zip(blocks, runs, strict=True)]
-
-
-def _parts(f: TokenMixer, x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Apply ``f`` to each of the g x k rectangles of the map."""
-    b, h, _, _ = x.shape
-    g, k = size
-    # Tokens first in memory: a linear f is then one matrix product for all parts, and
-    # so is the gradient of its weight.
-    parts = rearrange(x, 'b (r g) (s k) c -> (g k) (b r s) c', g=g, k=k)
-    mixed = f(parts.transpose(0, 1), size)
-    return rearrange(mixed, '(b r s) (g k) c -> b (r g) (s k) c', b=b, r=h // g, g=g)
-
-
-MODES = {'interpolate': interpolate, 'window': window, 'grid': grid, 'global': whole}
+MODES = {'interpolate': Interpolate, 'window': Window, 'grid': Grid, 'global': Whole}
 # What a mixer whose weights belong to one grid can do.
 GRID_MODES = ('interpolate', 'window', 'grid')
 
@@ -116,21 +209,28 @@ class ResolutionAdapter:
             raise ValueError(f'resolution mode {self.mode!r} is unknown; {_modes_message(MODES)}')
         check_interpolation(self.interpolation)
 
-    def __call__(self, mixer: TokenMixer, x: Tensor) -> Tensor:
-        """Mix the tokens of ``x``, (B, H, W, C), for any H and W of at least 1."""
-        return MODES[self.mode](mixer, x, self.grid, self.interpolation)
-
-    def run(self, branch: Callable[[Tensor], Tensor], x: Tensor, width: int) -> Tensor:
-        """``branch(x)`` for a function of maps that mixes tokens by this adapter alone.
-
-        Windows let it run on one band of the map after the other, see ``by_band``.
+    def __call__(
+        self, linear: Callable[[Tensor], Tensor], x: Tensor, canvas: Canvas | None = None
+    ) -> Tensor:
+        """``W x + b`` over the tokens of ``x``, (B, H, W, C), for any H and W of at least 1.
 
         Args:
-            branch: From a map (B, H, W, C) to one of the same size.
+            linear: A linear layer over tokens, (..., C, g * g) -> (..., C, g * g).
             x: Tokens (B, H, W, C).
-            width: Channels of the widest tensor in ``branch``.
+            canvas: The images on x; None if they fill it.
         """
-        return by_band(branch, x, width, self.grid) if self.mode == 'window' else branch(x)
+        parts = self._parts(x, canvas)
+        return parts.unpartition(linear(parts.partition(x).mT).mT)
+
+    def apply(self, mixer: TokenMixer, x: Tensor, canvas: Canvas | None = None) -> Tensor:
+        """The same for any token mixer, of parts (B, P, N, C) and their mask (B, P, N)."""
+        parts = self._parts(x, canvas)
+        return parts.unpartition(mixer(parts.partition(x), parts.mask()))
+
+    def _parts(self, x: Tensor, canvas: Canvas | None) -> Interpolate | Window | Whole:
+        # the mixer itself, bit for bit: even a copy in another layout changes the last one
+        is_native = canvas is None and all(is_zero(n - self.grid) for n in x.shape[1:3])
+        return (Whole if is_native else MODES[self.mode])(x, self, canvas)
 
 
 def parse_resolution(

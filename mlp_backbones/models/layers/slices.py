@@ -1,109 +1,114 @@
-"""What is local on a map, in slices of the map that stay in the cache of a CPU.
+"""Large maps on a CPU, in slices that stay in its cache.
 
-The hidden layer of an MLP over the channels of a large map is written to memory and read
-back several times over, which on a CPU costs more than its matrix products. So a large map
-goes through such a function in slices, and a training step keeps only what goes in, and
-computes the rest of a slice once more in the backward pass. Small maps and other devices take
-the function as it is.
-
-What is computed twice must give the same twice: no random numbers, no other weights.
+What a block makes of a large map inside, several times wider than the map, is written to memory
+and read back many times over, which on a CPU costs more than the matrix products. So the map
+goes through in slices, and a training step keeps what goes into a slice and computes the rest
+again in its backward pass. Small maps, other devices, compilers and transforms of torch take
+the module as it is, and so does everything with ``MLP_BACKBONES_SLICES=0`` in the environment.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.utils.parametrize import is_parametrized
 from torch.utils.checkpoint import checkpoint
 
+from .affine import Affine
+from .canvas import Canvas
+from .tracing import is_compiling, is_plain
+
+ENABLED = os.environ.get('MLP_BACKBONES_SLICES') != '0'
 SLICE = 2**21  # numbers in the widest tensor of a slice: 8 MiB in float32
 
 
-def is_transformed() -> bool:
-    """Whether the call is compiled, traced or inside a transform of ``torch.func``, which want
-    the plain operators.
-    """
-    tracing = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    return tracing or torch._C._functorch.peek_interpreter_stack() is not None
-
-
-def recompute(f: Callable[..., Tensor], *xs: Tensor) -> Tensor:
-    """``f(*xs)``; a training step keeps ``xs`` and computes the rest in the backward pass again.
-
-    For a pointwise function and the linear layer after it, whose input then needs no memory;
-    its matrix product is not computed again. A compiler decides this for itself.
+def by_tokens(module: nn.Module, f: Callable[[Tensor], Tensor], x: Tensor, width: int) -> Tensor:
+    """``f(x)``, tokens (..., C) each by itself.
 
     Args:
-        f: A method of the module that owns the weights in it.
-        xs: The tensors that it is to be differentiated by, beside those weights.
-
-    Raises:
-        RuntimeError: in the backward pass, if the module has other weights by then.
+        module: Holds the weights in f, which is one of its methods.
+        f: A function of tokens.
+        x: Tokens (..., C).
+        width: Channels of the widest tensor in f.
     """
-    if not torch.is_grad_enabled() or is_transformed():
-        return f(*xs)
-    module = f.__self__
-    weights = list(module.parameters())
-
-    def again(*xs: Tensor) -> Tensor:
-        if any(a is not b for a, b in zip(weights, module.parameters(), strict=True)):
-            raise RuntimeError(
-                f'the weights of {type(module).__name__} are not those of the forward pass '
-                '(torch.func.functional_call, parametrize); keep them in place until the '
-                'backward pass is done, or differentiate with torch.func.'
-            )
-        return f(*xs)
-
-    return checkpoint(again, *xs, use_reentrant=False, preserve_rng_state=False)
+    if not is_sliced(module, x, width):
+        return f(x)
+    slices = x.flatten(0, -2).split(max(SLICE // width, 1))
+    return torch.cat([recompute(module, f, s) for s in slices]).unflatten(0, x.shape[:-1])
 
 
-def by_token(f: Callable[..., Tensor], xs: Tensor | tuple[Tensor, ...], width: int) -> Tensor:
-    """``f(*xs)`` for a function of each token by itself, such as an MLP over channels.
+def by_bands(block: nn.Module, x: Tensor, canvas: Canvas | None, rows: int) -> Tensor:
+    """``block(x, canvas)`` for a block that mixes tokens within bands of ``rows`` rows alone.
 
     Args:
-        f: From tokens (..., C_i) to tokens, or to a tuple of such; see :func:`recompute`.
-        xs: A map (..., C_i), or a tuple of maps of equal size.
-        width: Channels of the widest tensor in ``f``.
-    """
-    xs = xs if isinstance(xs, tuple) else (xs,)
-    step = _slice_tokens(xs[0], width)
-    if step is None:
-        return f(*xs)
-    size = xs[0].shape[:-1]
-    slices = zip(*(x.reshape(-1, x.shape[-1]).split(step) for x in xs), strict=True)
-    outs = [recompute(f, *s) for s in slices]
-    if isinstance(outs[0], tuple):
-        return tuple(join(out).unflatten(0, size) for out in zip(*outs, strict=True))
-    return join(outs).unflatten(0, size)
-
-
-def by_band(f: Callable[[Tensor], Tensor], x: Tensor, width: int, rows: int) -> Tensor:
-    """``f(x)`` for a function of each band of a map by itself.
-
-    Args:
-        f: From a map (B, H, W, C) to one of the same height; see :func:`recompute`.
-        x: A map (B, H, W, C).
-        width: Channels of the widest tensor in ``f``.
+        block: A block on tokens (B, H, W, C).
+        x: Tokens (B, H, W, C).
+        canvas: The images on x; None if they fill it.
         rows: Height of a band; the last one may be lower.
     """
-    step = _slice_tokens(x, width)
-    if step is None:
-        return f(x)
-    bands = max(step // (x.shape[2] * rows), 1)
-    images = [image.split(bands * rows, 1) for image in x.split(1)]
-    return join([join([recompute(f, band) for band in image], 1) for image in images])
+    widths = [m.out_features for m in block.modules() if hasattr(m, 'out_features')]
+    width = max(widths, default=x.shape[-1])
+    if not is_sliced(block, x, width):
+        return block(x, canvas)
+    rows *= max(SLICE // (width * x.shape[2] * rows), 1)
+    images = []
+    for i, image in enumerate(x.split(1)):
+        state = torch.get_rng_state()
+        bands = []
+        for top in range(0, x.shape[1], rows):
+            torch.set_rng_state(state)  # a path that is dropped is so in all bands of an image
+            crop = None if canvas is None else canvas.crop(i, top, rows)
+            bands.append(recompute(block, block.__call__, image[:, top : top + rows], crop))
+        images.append(torch.cat(bands, 1))
+    return torch.cat(images)
 
 
-def _slice_tokens(x: Tensor, width: int) -> int | None:
-    """The number of tokens in a slice, or None if there is nothing to gain."""
-    if x.device.type != 'cpu' or is_transformed():
-        return None
-    slices = x[..., 0].numel() * width / SLICE
-    worthwhile = 5 if torch.is_grad_enabled() else 2  # computing twice has a price
-    return SLICE // width if slices > worthwhile else None
+def is_sliced(module: nn.Module, x: Tensor, width: int) -> bool:
+    """Whether tokens (..., C), of which ``module`` makes some ``width`` wide, go in slices."""
+    if not ENABLED or x.device.type != 'cpu' or is_compiling() or torch.jit.is_tracing():
+        return False
+    is_large = is_plain(x) and x[..., 0].numel() * width > 2 * SLICE
+    return is_large and is_token_wise(module)
 
 
-def join(parts: Sequence[Tensor], dim: int = 0) -> Tensor:
-    """``torch.cat``, without a copy where there is one part."""
-    return torch.cat(parts, dim) if len(parts) > 1 else parts[0]
+def is_token_wise(module: nn.Module) -> bool:
+    """Whether all that ``module`` holds, which its user may have changed, works on each token
+    by itself, and twice alike.
+    """
+    for m in module.modules():
+        is_leaf_with_weights = not any(m.children()) and any(True for _ in m.parameters())
+        if is_leaf_with_weights and not isinstance(m, (nn.Linear, nn.LayerNorm, Affine)):
+            return False
+        if is_parametrized(m) or isinstance(m, _DropoutNd) and m.training and m.p:
+            return False
+    return True
+
+
+def recompute(module: nn.Module, f: Callable[..., Tensor], *args) -> Tensor:
+    """``f(*args)``, a method of ``module``, computed again in the backward pass."""
+    if not torch.is_grad_enabled():
+        return f(*args)
+    method = Method(module, f)
+    weights = dict(method.named_parameters())  # those of now: functional_call lends others
+
+    def again(*args):
+        return functional_call(method, weights, args)
+
+    return checkpoint(again, *args, use_reentrant=False)
+
+
+class Method(nn.Module):
+    """A method of a module, as a module."""
+
+    def __init__(self, module: nn.Module, f: Callable[..., Tensor]):
+        super().__init__()
+        self.module = module
+        self.method = f
+
+    def forward(self, *args) -> Tensor:
+        return self.method(*args)

@@ -1,10 +1,11 @@
 """The spatial shift of S2-MLP."""
 
+from __future__ import annotations
+
 import torch
 from torch import Tensor, nn
-from torch.autograd import Function
 
-from .slices import is_transformed
+from .canvas import Canvas
 
 # (row, column) steps of the channel groups: width, then height, then the diagonals.
 DIRECTIONS = ((0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1))
@@ -31,53 +32,24 @@ class SpatialShift(nn.Module):
             raise ValueError(f'shift_distance={distance!r} must be a positive integer.')
         self.steps = [(distance * i, distance * j) for i, j in DIRECTIONS[:directions]]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Tokens (B, H, W, C) -> (B, H, W, C)."""
-        if torch.is_grad_enabled() and not is_transformed():
-            return _Shift.apply(x, self.steps)
-        return _shift(x, self.steps)
+    def forward(self, x: Tensor, canvas: Canvas | None = None) -> Tensor:
+        """Tokens (B, H, W, C) -> (B, H, W, C); the border is that of each image."""
+        _, h, w, _ = x.shape
+        i = torch.arange(h, device=x.device)[:, None, None]
+        j = torch.arange(w, device=x.device)[:, None]
+        if canvas is not None:
+            h, w = canvas.sizes[:, :, None, None, None].unbind(1)  # (B, 1, 1, 1)
+        moved = []
+        for (di, dj), group in zip(self.steps, x.tensor_split(len(self.steps), -1), strict=True):
+            inside = [reads_inside(*axis) for axis in ((i, di, h), (j, dj, w)) if axis[1]]
+            inside = inside[0] & inside[1] if len(inside) > 1 else inside[0]
+            moved.append(torch.where(inside, group.roll((di, dj), (1, 2)), group))
+        return torch.cat(moved, -1)
 
     def extra_repr(self) -> str:
         return f'steps={self.steps}'
 
 
-def _shift(x: Tensor, steps: list[tuple[int, int]]) -> Tensor:
-    out = x.clone()
-    for (target, source), group_out, group in _moves(out, x, steps):
-        group_out[target] = group[source]
-    return out
-
-
-class _Shift(Function):
-    """The shift with a backward pass of its own: autograd's copies the map at every slice."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, steps: list[tuple[int, int]]) -> Tensor:
-        ctx.steps = steps
-        return _shift(x, steps)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
-        out = grad.clone()
-        for (target, source), group_out, group in _moves(out, grad, ctx.steps):
-            group_out[target] = 0  # their own values were overwritten
-            group_out[source] += group[target]
-        return out, None
-
-
-def _moves(out: Tensor, x: Tensor, steps: list[tuple[int, int]]):
-    """For each group of channels that moves: where it is written and read, in views of both."""
-    _, h, w, _ = x.shape
-    views = (t.tensor_split(len(steps), -1) for t in (out, x))
-    groups = zip(*views, steps, strict=True)
-    for group_out, group, (i, j) in groups:
-        if abs(i) < h and abs(j) < w:
-            (to_i, from_i), (to_j, from_j) = _slices(i, h), _slices(j, w)
-            whole = slice(None)
-            yield ((whole, to_i, to_j), (whole, from_i, from_j)), group_out, group
-
-
-def _slices(step: int, n: int) -> tuple[slice, slice]:
-    """Where on an axis of length n a shift by ``step`` writes, and where it reads."""
-    low, high = max(step, 0), n + min(step, 0)
-    return slice(low, high), slice(low - step, high - step)
+def reads_inside(i: Tensor, step: int, n: int | Tensor) -> Tensor:
+    """Whether position i - step lies on an axis of length n, for the positions i on it."""
+    return i >= step if step > 0 else i < n + step

@@ -7,14 +7,14 @@ import math
 import torch
 from torch import Tensor, nn
 
+from .mlp import init_linear
 from .resampling import resample
 
 
-class TokenLinear(nn.Module):
-    """Linear layer over space: ``y = W x + b`` for tokens x of shape (B, N, C).
+class TokenLinear(nn.Linear):
+    """A linear layer over the tokens of a map: (..., N_in) -> (..., N_out), channels before.
 
-    The same parameters as ``nn.Linear(in_tokens, out_tokens)`` applied to x
-    transposed, without the transposes. A checkpoint of another grid is resized
+    An ``nn.Linear`` whose features are tokens. A checkpoint of another grid is resized
     while it is loaded: ``W' = U W D``, ``b' = U b``, with the matrices of the
     resolution adapter, where D acts on a spatial input and U on a spatial output.
 
@@ -36,42 +36,12 @@ class TokenLinear(nn.Module):
         interpolation: str = 'bilinear',
         prefix_tokens: int = 0,
     ):
-        super().__init__()
+        super().__init__(in_tokens, out_tokens)
         self.prefix_tokens = prefix_tokens
         self.spatial_in = spatial_in
         self.spatial_out = spatial_out
         self.interpolation = interpolation
-        self.weight = nn.Parameter(torch.empty(out_tokens, in_tokens))
-        self.bias = nn.Parameter(torch.zeros(out_tokens))
-        nn.init.trunc_normal_(self.weight, std=0.02)
-
-    def forward(
-        self, x: Tensor, size: tuple[int, int] | None = None, scale: Tensor | None = None
-    ) -> Tensor:
-        """Tokens (B, N_in, C) -> (B, N_out, C).
-
-        With ``size`` (h, w), spatial inputs and outputs are only the h x w tokens in the top
-        left corner of their grid: the function is that with zeros for the other inputs.
-        ``scale``, (C,), scales the bias: ``scale * (W x + b)`` of an x that has it already.
-        """
-        b, n, c = x.shape
-        weight, bias = self.weight, self.bias
-        if size is not None and self.spatial_out:
-            weight, bias = (corner(t, size, self.prefix_tokens) for t in (weight, bias))
-        if size is not None and self.spatial_in:
-            weight = corner(weight.t(), size, self.prefix_tokens).t()
-        x = x.transpose(0, 1).reshape(n, b * c)
-        if scale is not None:
-            bias = bias[:, None] * scale
-        if bias.dim() == 1:
-            x = torch.addmm(bias[:, None], weight, x).view(-1, b, c)
-        else:  # a bias for every token and channel, as folding a channel scale leaves it
-            x = torch.mm(weight, x).view(-1, b, c) + bias[:, None]
-        return x.transpose(0, 1)  # (B, N_out, C)
-
-    def extra_repr(self) -> str:
-        n_out, n_in = self.weight.shape
-        return f'in_tokens={n_in}, out_tokens={n_out}'
+        init_linear(self)
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
         for name in ('weight', 'bias'):
@@ -107,18 +77,6 @@ def resize_tokens(
     grid = grid.double().reshape(1, old, old, -1)
     grid = resample(grid, (new, new), interpolation).reshape(new * new, *x.shape[1:])
     return torch.cat([prefix, grid.to(x)])
-
-
-def corner(x: Tensor, size: tuple[int, int], prefix_tokens: int) -> Tensor:
-    """Of tokens (N, ...), ``prefix_tokens`` and a square grid, the prefix and the h x w tokens
-    in the top left corner of the grid.
-    """
-    side = math.isqrt(len(x) - prefix_tokens)
-    if tuple(size) == (side, side):
-        return x
-    h, w = size
-    grid = x[prefix_tokens:].unflatten(0, (side, side))[:h, :w].flatten(0, 1)
-    return torch.cat([x[:prefix_tokens], grid]) if prefix_tokens else grid
 
 
 def check_shape(state_dict: dict, key: str, param: Tensor) -> None:

@@ -6,96 +6,22 @@ from importlib import import_module
 
 import pytest
 import torch
+from families import (
+    every,
+    every_preset,
+    every_resolution,
+    expected_shapes,
+    plain,
+    pyramid,
+    random_loss,
+    shapes,
+    small,
+    small_arch,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmcv.ops import RoIAlign
 from mmengine.runner import load_checkpoint, save_checkpoint
-from torch.func import functional_call
-
-from mlp_backbones.models import PlainBackbone, PyramidBackbone
-from mlp_backbones.models.layers import slices
-from mlp_backbones.registry import MODELS
-
-
-def classes(kind):
-    registered = [c for c in MODELS.module_dict.values() if isinstance(c, type)]
-    return [c for c in registered if issubclass(c, kind)]
-
-
-def parametrized(*kinds):
-    found = [c for kind in kinds for c in classes(kind)]
-    return pytest.mark.parametrize('cls', found, ids=lambda c: c.__name__)
-
-
-every = parametrized(PyramidBackbone, PlainBackbone)
-pyramid = parametrized(PyramidBackbone)
-plain = parametrized(PlainBackbone)
-every_preset = pytest.mark.parametrize(
-    'cls, arch',
-    [
-        (c, a)
-        for kind in (PyramidBackbone, PlainBackbone)
-        for c in classes(kind)
-        for a in c.presets
-    ],
-    ids=lambda v: v if isinstance(v, str) else v.__name__,
-)
-
-
-def small_arch(cls, width=8):
-    if issubclass(cls, PyramidBackbone):
-        return dict(channels=[width * n // 2 for n in (2, 3, 4, 6)], depths=(2, 1, 1, 1))
-    arch = dict(embed_dims=2 * width, num_layers=3, patch_size=8)
-    # what belongs to the family comes from its first preset: heads, class token, norms
-    first = next(iter(cls.presets.values()))
-    return {**{k: v for k, v in first.items() if k not in arch}, **arch, **HEADS.get(cls, {})}
-
-
-HEADS = {MODELS.get('PlainViT'): dict(num_heads=2)}
-
-
-def small(cls, **kwargs):
-    """A small model, native at 64 x 64 pixels, that mixes for real."""
-    torch.manual_seed(0)
-    settings = dict(arch=small_arch(cls), pretrain_img_size=64, drop_path_rate=0.0)
-    model = cls(**{**settings, **kwargs})
-    with torch.no_grad():
-        for name, param in model.named_parameters():
-            if name.endswith('sgu.proj.weight'):  # starts near 0
-                param.normal_(std=0.1)
-            if name.endswith(('ls1', 'ls2', 'cls_token')):
-                param.uniform_(0.5, 1)
-    return model
-
-
-def shapes(outs):
-    return [tuple(o.shape) for o in outs]
-
-
-def expected_shapes(model, b, h, w):
-    if isinstance(model, PyramidBackbone):
-        channels = [model.norms[str(i)].normalized_shape[0] for i in model.out_indices]
-        strides = [4 << i for i in model.out_indices]
-    else:
-        strides = [model.patch_embed.patch_size]
-        channels = [model.patch_embed.proj.out_channels]
-    return [(b, c, -(-h // s), -(-w // s)) for c, s in zip(channels, strides, strict=True)]
-
-
-def random_loss(outs):
-    return sum((o * torch.randn_like(o)).sum() for o in outs)
-
-
-def resolutions(cls):
-    """Every mode of the family, and two that alternate."""
-    return [*cls.modes, 'window+interpolate'] if cls.modes else [None]
-
-
-every_resolution = pytest.mark.parametrize(
-    'cls, resolution',
-    [(c, r) for k in (PyramidBackbone, PlainBackbone) for c in classes(k) for r in resolutions(c)],
-    ids=lambda v: v.__name__ if isinstance(v, type) else str(v),
-)
 
 
 @every_preset
@@ -207,42 +133,6 @@ def test_bad_valid_sizes_are_named(cls):
     for sizes in ([full], [full, (41, 50)], [full, (0, 3)], [(40,), full], full, [full, (9.5, 9)]):
         with pytest.raises(ValueError, match=r'valid_sizes=.* each of the 2 images.*\(40, 50\)'):
             model(x, valid_sizes=sizes)
-
-
-@every_resolution
-def test_slices_change_nothing(cls, resolution, monkeypatch):
-    """What a large map goes through, on a small one."""
-    model, x = small(cls, resolution=resolution), torch.randn(2, 3, 90, 75)
-    results = []
-    for size in (slices.SLICE, 2**9):
-        monkeypatch.setattr(slices, 'SLICE', size)
-        model.zero_grad()
-        outs = model(x)
-        sum(o.square().mean() for o in outs).backward()
-        with torch.no_grad():
-            in_inference = model.eval()(x)
-        model.train()
-        results.append([*outs, *in_inference, *(p.grad.clone() for p in model.parameters())])
-    for a, b in zip(*results, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
-
-
-@every
-def test_transforms_of_torch_func(cls):
-    """They know no function that is computed twice, and get none."""
-    model, x = small(cls), torch.randn(1, 3, 40, 50)
-    weights = dict(model.named_parameters())
-
-    def loss(weights):
-        return sum(o.square().mean() for o in functional_call(model, weights, (x,)))
-
-    loss(weights).backward()
-    grads = torch.func.grad(loss)({k: v.detach() for k, v in weights.items()})
-    for name, param in model.named_parameters():
-        torch.testing.assert_close(grads[name], param.grad, rtol=1e-4, atol=1e-5)
-    other = {k: (2 * v).detach().requires_grad_() for k, v in weights.items()}
-    with pytest.raises(RuntimeError, match='are not those of the forward pass'):
-        torch.autograd.grad(loss(other), list(other.values()))
 
 
 @every

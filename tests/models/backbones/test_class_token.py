@@ -23,15 +23,16 @@ def test_at_native_size_the_mixer_sees_the_class_token_before_the_map():
     x = torch.randn(2, 1 + 9, 4)
     for mode in ('interpolate', 'window', 'grid', 'global'):
         adapter = ResolutionAdapter(3, mode)
-        mixed = mix_with_class_token(adapter, lambda x, size: x.flip(1), x, (3, 3))
+        mixed = mix_with_class_token(adapter, lambda x, mask: x.flip(2), x, (3, 3))
         assert torch.equal(mixed, x.flip(1))
 
 
 def test_the_class_token_is_the_mean_over_the_windows():
     x = torch.randn(2, 1 + 4 * 6, 5)
 
-    def mixer(part, size):  # (B P, 1 + 4, C): the class token becomes the sum of its window
-        return torch.cat([part[:, 1:].sum(1, keepdim=True), part[:, :1].expand(-1, 4, -1)], dim=1)
+    def mixer(x, mask):  # (B, P, 1 + 4, C): the class token becomes the sum of its window
+        token, window = x[:, :, :1], x[:, :, 1:]
+        return torch.cat([window.sum(2, keepdim=True), token.expand_as(window)], dim=2)
 
     mixed = mix_with_class_token(ResolutionAdapter(2, 'window'), mixer, x, (4, 6))
     torch.testing.assert_close(mixed[:, 0], x[:, 1:].sum(1) / 6)

@@ -46,17 +46,17 @@ def test_constants_are_kept(g, h, w, mode, interpolation):
     """f = identity leaves any map of the modes that permute, and constants of all."""
     adapter = ResolutionAdapter(g, mode, interpolation)
     constant = torch.full((1, h, w, 2), 3.7, dtype=torch.float64)
-    torch.testing.assert_close(adapter(lambda x, size: x, constant), constant)
+    torch.testing.assert_close(adapter(lambda x: x, constant), constant)
     if mode != 'interpolate':
         x = torch.randn(2, h, w, 3)
-        assert torch.equal(adapter(lambda x, size: x, x), x)
+        assert torch.equal(adapter(lambda x: x, x), x)
 
 
 @given(st.integers(1, 14), mode, kernel)
 def test_the_native_size_is_the_mixer_itself(g, mode, interpolation):
     f, _, _ = linear_mixer(g)
     x = torch.randn(2, g, g, 3, dtype=torch.float64)
-    native = f(x.flatten(1, 2)).view_as(x)
+    native = f(x.flatten(1, 2).mT).mT.view_as(x)
     assert torch.equal(ResolutionAdapter(g, mode, interpolation)(f, x), native)
 
 
@@ -71,7 +71,7 @@ def test_window_and_grid_apply_the_mixer_to_their_parts(g, rows, columns):
             window = (slice(None), slice(r * g, r * g + g), slice(s * g, s * g + g))
             dilated = (slice(None), slice(r, None, rows), slice(s, None, columns))
             for mixed, part in ((by_window, window), (by_grid, dilated)):
-                expected = f(x[part].flatten(1, 2)).view(1, g, g, 2)
+                expected = f(x[part].flatten(1, 2).mT).mT.view(1, g, g, 2)
                 torch.testing.assert_close(mixed[part], expected)
 
 
@@ -86,7 +86,7 @@ def test_parts_at_the_border_are_parts_of_a_map_padded_with_zeros(g, h, w, mode)
 
 def test_global_mixes_all_tokens_at_once():
     x = torch.randn(2, 3, 5, 4)
-    out = ResolutionAdapter(14, 'global')(lambda x, size: x.flip(1), x)
+    out = ResolutionAdapter(14, 'global').apply(lambda x, mask: x.flip(2), x)
     assert torch.equal(out, x.flip(1).flip(2))
 
 
@@ -110,7 +110,7 @@ def test_memory_is_linear_at_detection_size(mode):
     with LargestTensor() as largest:
         out = ResolutionAdapter(14, mode)(mixer, x)
         out.sum().backward()
-    assert largest.numel <= x.numel()
+    assert largest.numel <= 210 * 336 * 8  # the map, up to whole windows
 
 
 def test_parse_resolution():

@@ -1,0 +1,88 @@
+"""Small models of every registered family."""
+
+import pytest
+import torch
+
+from mlp_backbones.models import PlainBackbone, PyramidBackbone
+from mlp_backbones.registry import MODELS
+
+
+def classes(kind):
+    registered = [c for c in MODELS.module_dict.values() if isinstance(c, type)]
+    return [c for c in registered if issubclass(c, kind)]
+
+
+def parametrized(*kinds):
+    found = [c for kind in kinds for c in classes(kind)]
+    return pytest.mark.parametrize('cls', found, ids=lambda c: c.__name__)
+
+
+every = parametrized(PyramidBackbone, PlainBackbone)
+pyramid = parametrized(PyramidBackbone)
+plain = parametrized(PlainBackbone)
+every_preset = pytest.mark.parametrize(
+    'cls, arch',
+    [
+        (c, a)
+        for kind in (PyramidBackbone, PlainBackbone)
+        for c in classes(kind)
+        for a in c.presets
+    ],
+    ids=lambda v: v if isinstance(v, str) else v.__name__,
+)
+
+
+def small_arch(cls, width=8):
+    if issubclass(cls, PyramidBackbone):
+        return dict(channels=[width * n // 2 for n in (2, 3, 4, 6)], depths=(2, 1, 1, 1))
+    arch = dict(embed_dims=2 * width, num_layers=3, patch_size=8)
+    # what belongs to the family comes from its first preset: heads, class token, norms
+    first = next(iter(cls.presets.values()))
+    return {**{k: v for k, v in first.items() if k not in arch}, **arch, **HEADS.get(cls, {})}
+
+
+HEADS = {MODELS.get('PlainViT'): dict(num_heads=2)}
+
+
+def small(cls, **kwargs):
+    """A small model, native at 64 x 64 pixels, that mixes for real."""
+    torch.manual_seed(0)
+    settings = dict(arch=small_arch(cls), pretrain_img_size=64, drop_path_rate=0.0)
+    model = cls(**{**settings, **kwargs})
+    with torch.no_grad():
+        for name, param in model.named_parameters():
+            if name.endswith('sgu.proj.weight'):  # starts near 0
+                param.normal_(std=0.1)
+            if name.endswith(('ls1', 'ls2', 'cls_token')):
+                param.uniform_(0.5, 1)
+    return model
+
+
+def shapes(outs):
+    return [tuple(o.shape) for o in outs]
+
+
+def expected_shapes(model, b, h, w):
+    if isinstance(model, PyramidBackbone):
+        channels = [model.norms[str(i)].normalized_shape[0] for i in model.out_indices]
+        strides = [4 << i for i in model.out_indices]
+    else:
+        strides = [model.patch_embed.patch_size]
+        channels = [model.patch_embed.proj.out_channels]
+    return [(b, c, -(-h // s), -(-w // s)) for c, s in zip(channels, strides, strict=True)]
+
+
+def random_loss(outs):
+    return sum((o * torch.randn_like(o)).sum() for o in outs)
+
+
+def resolutions(cls):
+    """Every mode of the family, and two that alternate."""
+    return [*cls.modes, 'window+interpolate'] if cls.modes else [None]
+
+
+every_resolution = pytest.mark.parametrize(
+    'cls, resolution',
+    [(c, r) for k in (PyramidBackbone, PlainBackbone) for c in classes(k) for r in resolutions(c)],
+    ids=lambda v: v.__name__ if isinstance(v, type) else str(v),
+)
