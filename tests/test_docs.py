@@ -87,7 +87,7 @@ class TestAddingAFamily:
         cfg.model.backbone.arch = dict(channels=(96, 192, 384, 768), depths=(1, 1, 1, 1))
         detector = MODELS.build(cfg.model)
         assert type(detector.backbone).__name__ == 'SparseMLP'
-        assert detector.backbone.stages[0][0].adapter.mode == 'window'
+        assert detector.backbone.stages[0][0].mixer.resolution.mode == 'window'
 
 
 COMMAND = re.compile(

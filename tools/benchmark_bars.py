@@ -16,7 +16,12 @@ import benchmark
 import torch
 from benchmark import Setting
 
-from mlp_backbones.models.layers import ResolutionAdapter, TokenLinear, build_resampling_matrix
+from mlp_backbones.models.layers import (
+    AnyResolution,
+    Resolution,
+    TokenLinear,
+    build_resampling_matrix,
+)
 
 SWIN = 'mmdet.SwinTransformer'
 FORWARD = {'GMLP': 0.70, 'MLPMixer': 0.65, 'ResMLP': 0.60, 'S2MLP': 0.65}
@@ -73,14 +78,15 @@ def against_timm(rounds: int) -> Iterator[Bar]:
 def against_the_dense_weight(rounds: int) -> Iterator[Bar]:
     """The mixing of a 14 x 14 weight on a 112 x 112 map."""
     g, n, channels = 14, 112, 96
-    mixer, adapter = TokenLinear(g * g, g * g), ResolutionAdapter(g)
+    mixer = TokenLinear(g * g, g * g)
+    adapter = AnyResolution(mixer, Resolution(g))
     x = torch.randn(1, n, n, channels)
     down, up = (torch.kron(r, r) for r in map(build_resampling_matrix, (n, g), (g, n)))
     weight = (up @ mixer.weight.double() @ down).float()
     bias = (up @ mixer.bias.double()).float()[:, None]
     ways = {
         'dense': lambda: torch.addmm(bias, weight, x.view(n * n, channels)),
-        'ours': lambda: adapter(mixer, x).view(n * n, channels),
+        'ours': lambda: adapter(x).view(n * n, channels),
     }
     torch.testing.assert_close(ways['ours'](), ways['dense'](), rtol=1e-4, atol=1e-5)
     dense, ours = benchmark.take_turns(list(ways.values()), rounds)
@@ -91,10 +97,11 @@ def against_the_dense_weight(rounds: int) -> Iterator[Bar]:
 @torch.no_grad()
 def mixing_memory() -> Iterator[Bar]:
     """What the mixing of a 200 x 336 map takes beside its input, in units of it."""
-    mixer, adapter = TokenLinear(14 * 14, 14 * 14), ResolutionAdapter(14)
+    mixer = TokenLinear(14 * 14, 14 * 14)
+    adapter = AnyResolution(mixer, Resolution(14))
     x = torch.randn(1, 200, 336, 96)
     with torch.profiler.profile(profile_memory=True) as profile:
-        out = adapter(mixer, x)
+        out = adapter(x)
     now = peak = 0
     for event in profile.profiler.kineto_results.events():
         if event.name() == '[memory]':

@@ -26,7 +26,7 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
-from mlp_backbones.models.layers.resampling import resample
+from mlp_backbones.models.layers import Region, resample
 
 CLASSES, IGNORED = 11, 11
 SIZE = (144, 192)  # of the training images; CamVid's are 360 x 480
@@ -100,13 +100,13 @@ IN_TILES = ('GMLP window+interpolate', 'GMLP one size')
 class ResidualResampled(nn.Module):
     """The naive way: the whole map goes to the grid and back, and not only the mixing."""
 
-    def __init__(self, block: nn.Module):
+    def __init__(self, block: nn.Module, grid: int):
         super().__init__()
         self.block = block
+        self.grid = grid
 
-    def forward(self, x: Tensor, valid: None = None) -> Tensor:
-        grid, size = self.block.adapter.grid, x.shape[1:3]
-        return resample(self.block(resample(x, (grid, grid))), size)
+    def forward(self, x: Tensor, region: Region) -> Tensor:
+        return resample(self.block(resample(x, (self.grid, self.grid))), region.size)
 
 
 def build_model(row: str) -> nn.Module:
@@ -128,9 +128,10 @@ def build_model(row: str) -> nn.Module:
     )
     model.init_weights()
     if row == 'GMLP residual resampled':
-        for stage in model.backbone.stages:
+        backbone = model.backbone
+        for stage, resolutions in zip(backbone.stages, backbone.resolutions, strict=True):
             for i, block in enumerate(stage):
-                stage[i] = ResidualResampled(block)
+                stage[i] = ResidualResampled(block, resolutions[i].grid)
     return model
 
 

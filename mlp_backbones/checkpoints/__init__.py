@@ -8,6 +8,7 @@ from .loading import (
     load_pretrained,
     load_weights,
     recognise,
+    rename_earlier,
     rename_foreign,
     translate,
 )
@@ -23,6 +24,7 @@ __all__ = [
     'load_weights',
     'read_weights',
     'recognise',
+    'rename_earlier',
     'rename_foreign',
     'translate',
     'write_weights',

@@ -122,6 +122,7 @@ def load_weights(
 ) -> Report:
     """Load weights with the names of any known source, see :func:`load_pretrained`."""
     weights, outside = select_prefix(weights, prefix)
+    rename_earlier(model, weights)
     key_map = recognise(weights, model)
     check_family(model, key_map, weights)
     state, left_out, unknown = translate(key_map, weights)
@@ -191,6 +192,17 @@ def rename_foreign(model: Backbone, state_dict: dict[str, Tensor], prefix: str) 
     for key in given.keys() - set(unknown):
         del state_dict[prefix + key]
     state_dict.update({prefix + name: value for name, value in state.items()})
+
+
+def rename_earlier(model: Backbone, weights: dict[str, Tensor], prefix: str = '') -> None:
+    """Give weights that have our names of before version 0.2 those of today, in place.
+
+    A resolution adapter is a module around its mixer f since then, and LayerScale is one too.
+    """
+    for name in model.state_dict():
+        earlier = name.replace('.f.', '.').removesuffix('.gamma')
+        if prefix + earlier in weights and earlier != name:
+            weights[prefix + name] = weights.pop(prefix + earlier)
 
 
 def guess_backbone(weights: Mapping[str, Tensor], prefix: str | None = None) -> Backbone:

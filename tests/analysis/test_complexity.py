@@ -23,7 +23,7 @@ from mlp_backbones.analysis.complexity import (
     measure_model,
 )
 from mlp_backbones.models.backbones.base import Backbone
-from mlp_backbones.models.layers import Affine, ResolutionAdapter
+from mlp_backbones.models.layers import Affine, Resolution
 from mlp_backbones.registry import MODELS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,7 +67,7 @@ BLOCKS = {
 
 @pytest.mark.parametrize('cls, options, expected', BLOCKS.values(), ids=list(BLOCKS))
 def test_a_block_is_counted_as_its_equation_says(cls, options, expected):
-    block = on_meta(cls.make_block, dim=24, adapter=ResolutionAdapter(7), **options)
+    block = on_meta(cls.make_block, dim=24, resolution=Resolution(7), **options)
     assert count_macs(block, tokens(7, 7, 24)) == expected(49, 24)
 
 
@@ -87,7 +87,7 @@ def test_both_products_of_attention_are_counted():
     ],
 )
 def test_the_resolution_modes_cost_what_they_do(mode, mixing):
-    block = on_meta(models.ResMLP.make_block, dim=24, adapter=ResolutionAdapter(7, mode))
+    block = on_meta(models.ResMLP.make_block, dim=24, resolution=Resolution(7, mode))
     assert count_macs(block, tokens(13, 17, 24)) == mixing + 2 * (13 * 17) * 24 * 96
 
 

@@ -72,7 +72,7 @@ def test_the_same_grid_comes_back_bit_equal(src, mixer, convert, tmp_path):
     convert(first, second, *BUILD)
     a, b = read_weights(str(first)), read_weights(str(second))
     assert all(torch.equal(a[key], b[key]) for key in a)
-    assert torch.equal(a['layers.1.mixer.fc2.bias'], mixer['blocks.1.mlp_tokens.fc2.bias'])
+    assert torch.equal(a['layers.1.mixer.f.fc2.bias'], mixer['blocks.1.mlp_tokens.fc2.bias'])
     # google's layout of the same weights gives the same file
     np.savez(tmp_path / 'google.npz', **google_mixer(mixer))
     out, _ = convert(tmp_path / 'google.npz', third, *BUILD)

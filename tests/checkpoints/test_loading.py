@@ -23,7 +23,7 @@ from mlp_backbones.models import (
     PlainS2MLP,
     PlainViT,
 )
-from mlp_backbones.models.layers import resampling_matrix
+from mlp_backbones.models.layers import build_resampling_matrix
 
 SMALL = dict(embed_dims=8, num_layers=3, patch_size=4)
 CLASSES = {
@@ -96,21 +96,24 @@ def test_another_grid_takes_the_matrices_of_the_adapter(cls, old, new):
     kind = model.pos_embed.interpolation if cls is PlainViT else 'bilinear'
 
     def kron(n_in, n_out):
-        matrix = resampling_matrix(n_in, n_out, kind, torch.zeros(1, dtype=torch.float64))
+        matrix = build_resampling_matrix(n_in, n_out, kind)
         return torch.kron(matrix, matrix).float()
 
     up, down = kron(old, new), kron(new, old)
     a, b = source.state_dict(), model.state_dict()
     per_layer = {
-        PlainGMLP: {'sgu.proj.weight': lambda w: up @ w @ down, 'sgu.proj.bias': lambda w: up @ w},
+        PlainGMLP: {
+            'sgu.proj.f.weight': lambda w: up @ w @ down,
+            'sgu.proj.f.bias': lambda w: up @ w,
+        },
         PlainResMLP: {
-            'linear_tokens.weight': lambda w: up @ w @ down,
-            'linear_tokens.bias': lambda w: up @ w,
+            'linear_tokens.f.weight': lambda w: up @ w @ down,
+            'linear_tokens.f.bias': lambda w: up @ w,
         },
         PlainMLPMixer: {
-            'mixer.fc1.weight': lambda w: w @ down,
-            'mixer.fc2.weight': lambda w: up @ w,
-            'mixer.fc2.bias': lambda w: up @ w,
+            'mixer.f.fc1.weight': lambda w: w @ down,
+            'mixer.f.fc2.weight': lambda w: up @ w,
+            'mixer.f.fc2.bias': lambda w: up @ w,
         },
         PlainViT: {},
     }[cls]
@@ -272,13 +275,13 @@ THIS = (
         (
             GOOD | {'blocks.0.linear_tokens.weight': torch.zeros(15, 15)},
             lambda: build(PlainResMLP),
-            r'layers.0.linear_tokens.weight: the checkpoint has shape \(15, 15\), the model '
+            r'layers.0.linear_tokens.f.weight: the checkpoint has shape \(15, 15\), the model '
             r'\(16, 16\); its tokens are no square grid',
         ),
         (
             GOOD | {'blocks.0.linear_tokens.bias': torch.zeros(4, 4)},
             lambda: build(PlainResMLP),
-            r'linear_tokens.bias: the checkpoint has shape \(4, 4\), the model \(16,\)',
+            r'linear_tokens.f.bias: the checkpoint has shape \(4, 4\), the model \(16,\)',
         ),
         (
             GOOD | {'blocks.0.ls3': torch.zeros(8)},

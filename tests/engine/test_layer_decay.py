@@ -88,7 +88,7 @@ def test_every_parameter_has_the_rate_of_its_layer_and_decays_if_it_is_a_matrix(
         depth, count = model.backbone.get_layer_depth(name, 'backbone.')
         assert scale == pytest.approx(RATE ** (count - 1 - depth)), name
         plain = re.search(
-            r'bias$|norm|alpha|beta|ls[12]$|cls_token|pos_embed|neck.1', name
+            r'bias$|norm|alpha|beta|gamma|cls_token|pos_embed|neck.1', name
         ) and not name.endswith('reduction.weight')
         assert decay == (0 if plain else DECAY), name
     assert found['neck.0.weight'] == (1, DECAY)
@@ -113,7 +113,7 @@ def test_custom_keys_come_on_top():
         custom_keys={
             'neck': dict(lr_mult=3.0),
             'sgu.proj': dict(decay_mult=0.0),
-            'stages.1.0.sgu.proj.weight': dict(lr_mult=0.1, decay_mult=2.0),
+            'stages.1.0.sgu.proj.f.weight': dict(lr_mult=0.1, decay_mult=2.0),
         },
     )
     for name, (scale, decay) in before.items():
@@ -122,7 +122,7 @@ def test_custom_keys_come_on_top():
             expected = (3.0, decay)
         if 'sgu.proj' in name:
             expected = (scale, 0.0)
-        if 'stages.1.0.sgu.proj.weight' in name:
+        if 'stages.1.0.sgu.proj.f.weight' in name:
             expected = (0.1 * scale, 2 * DECAY)
         assert after[name] == pytest.approx(expected), name
 

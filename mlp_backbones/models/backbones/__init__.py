@@ -1,6 +1,7 @@
-from .base import PlainBackbone, PyramidBackbone
 from .gmlp import GMLP, PlainGMLP
 from .mlp_mixer import MLPMixer, PlainMLPMixer
+from .plain import PlainBackbone
+from .pyramid import PyramidBackbone
 from .resmlp import PlainResMLP, ResMLP
 from .s2mlp import S2MLP, PlainS2MLP
 from .vit import PlainViT

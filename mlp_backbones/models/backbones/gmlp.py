@@ -12,12 +12,13 @@ from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
 from ...registry import MODELS
-from ..layers import Canvas, ResolutionAdapter, TokenLinear, init_linear, key_mask
-from .base import PlainBackbone, PyramidBackbone
+from ..layers import AnyResolution, Region, Resolution, TokenLinear, init_linear
+from .plain import PlainBackbone
+from .pyramid import PyramidBackbone
 
 
 class TinyAttention(nn.Module):
-    """The single attention head of aMLP (sec. 4.3): (B, P, N, dim) -> (B, P, N, out_dim).
+    """The single attention head of aMLP (sec. 4.3): (B, dim, N) -> (B, out_dim, N).
 
     Args:
         dim: Channels of the tokens.
@@ -32,8 +33,10 @@ class TinyAttention(nn.Module):
         init_linear(self.qkv, self.proj)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        q, k, v = self.qkv(x).chunk(3, dim=-1)
-        return self.proj(F.scaled_dot_product_attention(q, k, v, key_mask(mask)))
+        """Tokens attend to those that ``mask`` (B, N) has."""
+        q, k, v = self.qkv(x.transpose(-1, -2)).chunk(3, dim=-1)
+        mask = None if mask is None else mask[:, None]
+        return self.proj(F.scaled_dot_product_attention(q, k, v, mask)).transpose(-1, -2)
 
 
 class SpatialGatingUnit(nn.Module):
@@ -43,33 +46,31 @@ class SpatialGatingUnit(nn.Module):
 
     Args:
         dim: Channels of Z.
-        adapter: Brings W and b to maps of any size.
+        resolution: How W and b meet maps of any size.
         split: Whether Z_1 and Z_2 are the halves of Z, as in the paper's models; else
             both are Z.
     """
 
-    def __init__(self, dim: int, adapter: ResolutionAdapter, split: bool = True):
+    def __init__(self, dim: int, resolution: Resolution, split: bool = True):
         super().__init__()
         if split and dim % 2:
             raise ValueError(f'a split spatial gating unit needs an even width, not {dim}.')
         self.split = split
         self.out_dim = dim // 2 if split else dim
-        self.adapter = adapter
-        tokens = adapter.grid**2
         self.norm = nn.LayerNorm(self.out_dim)
-        self.proj = TokenLinear(tokens, tokens, interpolation=adapter.interpolation)
-        nn.init.normal_(self.proj.weight, std=1e-6)
-        nn.init.ones_(self.proj.bias)
+        n = resolution.tokens
+        linear = TokenLinear(n, n, interpolation=resolution.interpolation)
+        nn.init.normal_(linear.weight, std=1e-6)
+        nn.init.ones_(linear.bias)
+        self.proj = AnyResolution(linear, resolution)
 
     def forward(
-        self, z: Tensor, canvas: Canvas | None = None, attention: Tensor | None = None
+        self, z: Tensor, region: Region | None = None, attention: Tensor | None = None
     ) -> Tensor:
         """Z (B, H, W, dim) -> (B, H, W, out_dim); aMLP adds ``attention`` to the gate."""
         z1, z2 = z.chunk(2, dim=-1) if self.split else (z, z)
-        gate = self.adapter(self.proj, self.norm(z2), canvas)
-        if attention is not None:
-            gate = gate + attention
-        return z1 * gate
+        gate = self.proj(self.norm(z2), region)
+        return z1 * (gate if attention is None else gate + attention)
 
 
 class GMLPBlock(nn.Module):
@@ -77,7 +78,7 @@ class GMLPBlock(nn.Module):
 
     Args:
         dim: Channels of the tokens.
-        adapter: Brings the gate to maps of any size.
+        resolution: How the gate meets maps of any size.
         drop_path: Probability of leaving the block out for an image.
         ffn_ratio: d_ffn / dim, the width before the split. Default: 6, the paper's.
         sgu_split: Whether the gate splits its input. Default: True.
@@ -88,7 +89,7 @@ class GMLPBlock(nn.Module):
     def __init__(
         self,
         dim: int,
-        adapter: ResolutionAdapter,
+        resolution: Resolution,
         drop_path: float = 0.0,
         ffn_ratio: float = 6,
         sgu_split: bool = True,
@@ -98,21 +99,23 @@ class GMLPBlock(nn.Module):
         if type(attn_dim) is not int or attn_dim < 0:
             raise ValueError(f'attn_dim={attn_dim!r} must be an integer of at least 0.')
         d_ffn = int(dim * ffn_ratio)
-        self.adapter = adapter
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.fc1 = nn.Linear(dim, d_ffn)
         self.act = nn.GELU()
-        self.sgu = SpatialGatingUnit(d_ffn, adapter, sgu_split)
-        self.attn = TinyAttention(dim, self.sgu.out_dim, attn_dim) if attn_dim else None
+        self.sgu = SpatialGatingUnit(d_ffn, resolution, sgu_split)
+        self.attn = None
+        if attn_dim:
+            attention = TinyAttention(dim, self.sgu.out_dim, attn_dim)
+            self.attn = AnyResolution(attention, resolution, key_mask=True)
         self.fc2 = nn.Linear(self.sgu.out_dim, dim)
         self.drop_path = DropPath(drop_path)
         init_linear(self.fc1, self.fc2)
 
-    def forward(self, x: Tensor, canvas: Canvas | None = None) -> Tensor:
+    def forward(self, x: Tensor, region: Region | None = None) -> Tensor:
         y = self.norm(x)
-        attention = self.adapter.apply(self.attn, y, canvas) if self.attn else None
-        z = self.act(self.fc1(y))
-        return x + self.drop_path(self.fc2(self.sgu(z, canvas, attention)))
+        attention = None if self.attn is None else self.attn(y, region)
+        z = self.sgu(self.act(self.fc1(y)), region, attention)
+        return x + self.drop_path(self.fc2(z))
 
 
 @MODELS.register_module()

@@ -11,32 +11,31 @@ from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
 from ...registry import MODELS
-from ..layers import Canvas, Mlp, ResolutionAdapter, TokenLinear
-from .base import PlainBackbone, PyramidBackbone
-from .class_token import mix_with_class_token
+from ..layers import AnyResolution, Mlp, Region, Resolution, TokenLinear
+from .plain import PlainBackbone
+from .pyramid import PyramidBackbone
 
 
 class TokenMlp(nn.Module):
     """``W2 gelu(W1 X + b1) + b2`` over the tokens of one grid (eq. 1, left).
 
     Args:
-        grid: Side of the grid; there are ``prefix_tokens + grid**2`` tokens.
+        resolution: The grid, and the interpolation for weights of another one in a checkpoint.
         hidden_dim: D_S, the number of values between the two layers.
-        interpolation: For weights of another grid in a checkpoint.
-        prefix_tokens: Number of class tokens before those of the grid.
     """
 
-    def __init__(self, grid: int, hidden_dim: int, interpolation: str, prefix_tokens: int):
+    def __init__(self, resolution: Resolution, hidden_dim: int):
         super().__init__()
-        tokens = prefix_tokens + grid**2
-        shared = dict(interpolation=interpolation, prefix_tokens=prefix_tokens)
-        self.fc1 = TokenLinear(tokens, hidden_dim, spatial_out=False, **shared)
+        shared = dict(
+            interpolation=resolution.interpolation, prefix_tokens=resolution.prefix_tokens
+        )
+        self.fc1 = TokenLinear(resolution.tokens, hidden_dim, spatial_out=False, **shared)
         self.act = nn.GELU()
-        self.fc2 = TokenLinear(hidden_dim, tokens, spatial_in=False, **shared)
+        self.fc2 = TokenLinear(hidden_dim, resolution.tokens, spatial_in=False, **shared)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Tokens (B, P, N, C) -> (B, P, N, C); those that ``mask`` leaves out are zeros."""
-        return self.fc2(self.act(self.fc1(x.mT))).mT  # over N, channel by channel
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens (B, C, N) -> (B, C, N), channel by channel."""
+        return self.fc2(self.act(self.fc1(x)))
 
 
 class MixerBlock(nn.Module):
@@ -44,53 +43,37 @@ class MixerBlock(nn.Module):
 
     Args:
         dim: Channels of the tokens.
-        mixer: A token mixer, see layers/resolution.py.
-        adapter: Brings the mixer to maps of any size.
+        mixer: A token mixer of any resolution.
         drop_path: Probability of leaving a branch out for an image.
         mlp_ratio: Hidden width of channel mixing / dim.
     """
 
     def __init__(
-        self,
-        dim: int,
-        mixer: nn.Module,
-        adapter: ResolutionAdapter,
-        drop_path: float = 0.0,
-        mlp_ratio: float = 4,
+        self, dim: int, mixer: AnyResolution, drop_path: float = 0.0, mlp_ratio: float = 4
     ):
         super().__init__()
-        self.adapter = adapter
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.mixer = mixer
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.drop_path = DropPath(drop_path)
 
-    def forward(
-        self, x: Tensor, canvas: Canvas | None = None, size: tuple[int, int] | None = None
-    ) -> Tensor:
-        """Mix (B, H, W, C), or (B, 1 + H W, C) of ``size`` (H, W) with a class token first."""
-        y = self.norm1(x)
-        if size is None:
-            y = self.adapter.apply(self.mixer, y, canvas)
-        else:
-            y = mix_with_class_token(self.adapter, self.mixer, y, size, canvas)
-        x = x + self.drop_path(y)
+    def forward(self, x: Tensor, region: Region | None = None) -> Tensor:
+        """Tokens (B, H, W, dim), or (B, 1 + H W, dim) with a class token first."""
+        x = x + self.drop_path(self.mixer(self.norm1(x), region))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
 def make_mixer_block(
     dim: int,
-    adapter: ResolutionAdapter,
+    resolution: Resolution,
     drop_path: float = 0.0,
     token_ratio: float = 0.5,
     mlp_ratio: float = 4,
-    prefix_tokens: int = 0,
 ) -> MixerBlock:
     """A Mixer layer; ``token_ratio`` is D_S / dim and ``mlp_ratio`` D_C / dim."""
-    hidden_dim = int(dim * token_ratio)
-    mixer = TokenMlp(adapter.grid, hidden_dim, adapter.interpolation, prefix_tokens)
-    return MixerBlock(dim, mixer, adapter, drop_path, mlp_ratio)
+    mixer = AnyResolution(TokenMlp(resolution, int(dim * token_ratio)), resolution)
+    return MixerBlock(dim, mixer, drop_path, mlp_ratio)
 
 
 @MODELS.register_module()

@@ -14,8 +14,9 @@ from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
 from ...registry import MODELS
-from ..layers import Affine, Canvas, Mlp, ResolutionAdapter, TokenLinear
-from .base import PlainBackbone, PyramidBackbone
+from ..layers import Affine, AnyResolution, LayerScale, Mlp, Region, Resolution, TokenLinear
+from .plain import PlainBackbone
+from .pyramid import PyramidBackbone
 
 
 class ResMLPBlock(nn.Module):
@@ -23,7 +24,7 @@ class ResMLPBlock(nn.Module):
 
     Args:
         dim: Channels of the tokens.
-        adapter: Brings the token-mixing layer A to maps of any size.
+        resolution: How the token-mixing layer A meets maps of any size.
         drop_path: Probability of leaving a branch out for an image.
         mlp_ratio: Hidden width of channel mixing / dim. Default: 4.
         layer_scale_init: Initial LayerScale. Default: 0.1, for up to 18 layers.
@@ -32,26 +33,25 @@ class ResMLPBlock(nn.Module):
     def __init__(
         self,
         dim: int,
-        adapter: ResolutionAdapter,
+        resolution: Resolution,
         drop_path: float = 0.0,
         mlp_ratio: float = 4,
         layer_scale_init: float = 0.1,
     ):
         super().__init__()
-        tokens = adapter.grid**2
-        self.adapter = adapter
+        n = resolution.tokens
         self.norm1 = Affine(dim)
-        self.linear_tokens = TokenLinear(tokens, tokens, interpolation=adapter.interpolation)
-        self.ls1 = nn.Parameter(torch.full((dim,), float(layer_scale_init)))
+        linear = TokenLinear(n, n, interpolation=resolution.interpolation)
+        self.linear_tokens = AnyResolution(linear, resolution)
+        self.ls1 = LayerScale(dim, layer_scale_init)
         self.norm2 = Affine(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
-        self.ls2 = nn.Parameter(torch.full((dim,), float(layer_scale_init)))
+        self.ls2 = LayerScale(dim, layer_scale_init)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, canvas: Canvas | None = None) -> Tensor:
-        mixed = self.adapter(self.linear_tokens, self.norm1(x), canvas)
-        x = x + self.drop_path(self.ls1 * mixed)
-        return x + self.drop_path(self.ls2 * self.mlp(self.norm2(x)))
+    def forward(self, x: Tensor, region: Region | None = None) -> Tensor:
+        x = x + self.drop_path(self.ls1(self.linear_tokens(self.norm1(x), region)))
+        return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
 
     @torch.no_grad()
     def switch_to_deploy(self) -> DeployedResMLPBlock:
@@ -69,20 +69,21 @@ class DeployedResMLPBlock(nn.Module):
 
     def __init__(self, block: ResMLPBlock):
         super().__init__()
-        self.adapter = block.adapter
+        ls1, ls2 = block.ls1.gamma, block.ls2.gamma
         self.norm1 = block.norm1
-        self.norm1.alpha *= block.ls1
-        self.norm1.beta *= block.ls1
-        self.linear_tokens = ChannelBiasLinear(block.linear_tokens, block.ls1)
+        self.norm1.alpha *= ls1
+        self.norm1.beta *= ls1
+        self.linear_tokens = block.linear_tokens
+        self.linear_tokens.f = ChannelBiasLinear(block.linear_tokens.f, ls1)
         self.mlp = block.mlp
         fc1, fc2 = self.mlp.fc1, self.mlp.fc2
         fc1.bias += fc1.weight @ block.norm2.beta
         fc1.weight *= block.norm2.alpha
-        fc2.weight *= block.ls2[:, None]
-        fc2.bias *= block.ls2
+        fc2.weight *= ls2[:, None]
+        fc2.bias *= ls2
 
-    def forward(self, x: Tensor, canvas: Canvas | None = None) -> Tensor:
-        x = x + self.adapter(self.linear_tokens, self.norm1(x), canvas)
+    def forward(self, x: Tensor, region: Region | None = None) -> Tensor:
+        x = x + self.linear_tokens(self.norm1(x), region)
         return x + self.mlp(x)
 
 

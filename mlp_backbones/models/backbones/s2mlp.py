@@ -10,8 +10,9 @@ from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
 from ...registry import MODELS
-from ..layers import Affine, Canvas, Mlp, ResolutionAdapter, SpatialShift, init_linear
-from .base import PlainBackbone, PyramidBackbone
+from ..layers import Affine, Mlp, Region, Resolution, SpatialShift, init_linear
+from .plain import PlainBackbone
+from .pyramid import PyramidBackbone
 
 NORMS = {'LN': lambda dim: nn.LayerNorm(dim, eps=1e-6), 'Affine': Affine}
 
@@ -23,7 +24,7 @@ class S2MLPBlock(nn.Module):
 
     Args:
         dim: Channels of the tokens.
-        adapter: Not needed by this family.
+        resolution: Not needed by this family.
         drop_path: Probability of leaving a branch out for an image.
         mlp_ratio: Hidden width of channel mixing / dim. Default: 4.
         shift_directions: 4, or 8 with the diagonals. Default: 4.
@@ -34,7 +35,7 @@ class S2MLPBlock(nn.Module):
     def __init__(
         self,
         dim: int,
-        adapter: ResolutionAdapter | None = None,
+        resolution: Resolution | None = None,
         drop_path: float = 0.0,
         mlp_ratio: float = 4,
         shift_directions: int = 4,
@@ -54,9 +55,9 @@ class S2MLPBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
         init_linear(self.fc1, self.fc2)
 
-    def forward(self, x: Tensor, canvas: Canvas | None = None) -> Tensor:
+    def forward(self, x: Tensor, region: Region | None = None) -> Tensor:
         y = self.act(self.fc1(self.norm1(x)))
-        x = x + self.drop_path(self.fc2(self.shift(y, canvas)))
+        x = x + self.drop_path(self.fc2(self.shift(y, region)))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 

@@ -8,13 +8,12 @@ Touvron et al., ICML 2021, https://arxiv.org/abs/2012.12877 (table 1 for the siz
 from __future__ import annotations
 
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from ...registry import MODELS
-from ..layers import MODES, ResolutionAdapter, init_linear, key_mask
-from .base import PlainBackbone
+from ..layers import MODES, AnyResolution, Resolution, init_linear
 from .mlp_mixer import MixerBlock
+from .plain import PlainBackbone
 
 
 class Attention(nn.Module):
@@ -35,24 +34,24 @@ class Attention(nn.Module):
         init_linear(self.qkv, self.proj)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Tokens (B, P, N, dim) -> (B, P, N, dim), among those of each part that ``mask`` has."""
-        q, k, v = rearrange(self.qkv(x), 'b p n (t h d) -> t (b p) h n d', t=3, h=self.num_heads)
-        if mask is not None:
-            mask = key_mask(mask).expand(len(x), -1, -1, -1).flatten(0, 1)[:, None]
+        """Tokens (B, dim, N) -> (B, dim, N), attending to those that ``mask`` (B, N) has."""
+        qkv = self.qkv(x.transpose(-1, -2)).unflatten(-1, (3, self.num_heads, -1))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, N, d)
+        mask = None if mask is None else mask[:, None, None]
         y = F.scaled_dot_product_attention(q, k, v, mask)
-        return self.proj(rearrange(y, '(b p) h n d -> b p n (h d)', b=len(x)))
+        return self.proj(y.transpose(1, 2).flatten(2)).transpose(-1, -2)
 
 
 def make_vit_block(
     dim: int,
-    adapter: ResolutionAdapter,
+    resolution: Resolution,
     num_heads: int,
     drop_path: float = 0.0,
     mlp_ratio: float = 4,
-    prefix_tokens: int = 0,
 ) -> MixerBlock:
     """A ViT block: a Mixer layer whose mixer is attention."""
-    return MixerBlock(dim, Attention(dim, num_heads), adapter, drop_path, mlp_ratio)
+    mixer = AnyResolution(Attention(dim, num_heads), resolution, key_mask=True)
+    return MixerBlock(dim, mixer, drop_path, mlp_ratio)
 
 
 DEIT = dict(cls_token=True, pos_embed=True)

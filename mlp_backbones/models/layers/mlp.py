@@ -22,13 +22,14 @@ class Mlp(nn.Module):
 
     def __init__(self, dim: int, hidden_dim: int):
         super().__init__()
+        self.hidden_dim = hidden_dim
         self.fc1 = nn.Linear(dim, hidden_dim)
         self.act = nn.GELU()
         self.fc2 = nn.Linear(hidden_dim, dim)
         init_linear(self.fc1, self.fc2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return by_tokens(self, self.mix, x, self.fc1.out_features)
+        return by_tokens(self, self.mix, x, self.hidden_dim)
 
     def mix(self, x: Tensor) -> Tensor:
         return self.fc2(self.act(self.fc1(x)))

@@ -6,15 +6,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .canvas import Canvas, keep_valid, valid_mask
+from .region import Region, keep_valid, valid_mask
 from .tracing import is_zero
 
 
-def pad_to_multiple(x: Tensor, p: int) -> Tensor:
-    """(..., H, W) with zeros at the bottom and right, up to multiples of p."""
+def pad_to_multiple(x: Tensor, p: int, channels_last: bool = True) -> Tensor:
+    """(B, H, W, C) or (B, C, H, W) with zeros at the bottom and right, up to multiples of p."""
+    size = x.shape[1:3] if channels_last else x.shape[2:]
     # in the form that compilers of symbolic sizes simplify best
-    rows, columns = (-(-n // p) * p - n for n in x.shape[-2:])
-    return x if is_zero(rows) and is_zero(columns) else F.pad(x, (0, columns, 0, rows))
+    rows, columns = ((n + p - 1) // p * p - n for n in size)
+    if is_zero(rows) and is_zero(columns):
+        return x
+    return F.pad(x, (*(0, 0)[: 2 * channels_last], 0, columns, 0, rows))
 
 
 class PatchEmbed(nn.Module):
@@ -41,7 +44,7 @@ class PatchEmbed(nn.Module):
         if sizes is not None:
             # chosen, not multiplied: the padding may hold NaN
             x = torch.where(valid_mask(sizes, *x.shape[2:])[:, None], x, 0)
-        x = self.proj(pad_to_multiple(x, self.patch_size))
+        x = self.proj(pad_to_multiple(x, self.patch_size, channels_last=False))
         return self.norm(x.permute(0, 2, 3, 1).contiguous())
 
 
@@ -61,9 +64,8 @@ class PatchMerging(nn.Module):
         self.reduction = nn.Linear(4 * in_dim, out_dim, bias=False)
         nn.init.trunc_normal_(self.reduction.weight, std=0.02)
 
-    def forward(self, x: Tensor, canvas: Canvas | None = None) -> Tensor:
+    def forward(self, x: Tensor, region: Region | None = None) -> Tensor:
         """Tokens (B, H, W, in_dim) -> (B, ceil(H / 2), ceil(W / 2), out_dim)."""
-        x = pad_to_multiple(keep_valid(x, canvas).permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
-        b, h, w, c = x.shape
-        x = x.reshape(b, h // 2, 2, w // 2, 2, c).transpose(2, 3)
+        x = pad_to_multiple(keep_valid(x, region), 2)
+        x = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).transpose(2, 3)  # (B, h, w, 2, 2, C)
         return self.reduction(self.norm(x.flatten(3)))

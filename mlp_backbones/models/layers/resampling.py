@@ -9,17 +9,16 @@ See docs/design.md, section 2.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import lru_cache
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from .tracing import is_dynamo, is_plain
+from .tracing import is_plain, is_recording, is_zero
 
 # The support of each kernel reaches `radius` source pixels to both sides.
 RADIUS = {'bilinear': 1, 'bicubic': 2}
+Matrices = tuple[Tensor | None, Tensor | None]
 
 
 def check_interpolation(interpolation: str) -> str:
@@ -32,41 +31,7 @@ def check_interpolation(interpolation: str) -> str:
     return interpolation
 
 
-# --- the matrix -------------------------------------------------------------------------------
-# Written for numpy and torch alike: lengths that are numbers give a constant, made by numpy;
-# lengths that are data, one for each image of a batch, give a tensor, without a branch on them.
-
-
-def _kernel(x, interpolation: str):
-    """Interpolation kernel at the distances ``x``, in source pixels."""
-    x = abs(x)
-    if interpolation == 'bilinear':
-        return (1 - x) * (x < 1)
-    a = -0.75  # Keys' cubic convolution kernel, with the parameter of torch and OpenCV
-    near = ((a + 2) * x - (a + 3)) * x * x + 1
-    far = (((x - 5) * x + 8) * x - 4) * a
-    return near * (x <= 1) + far * ((x > 1) & (x < 2))
-
-
-def _upward(n_in, n_out, size: tuple[int, int], interpolation: str, arange: Callable, one):
-    """Interpolation with half-pixel centres and a repeated border, for n_out >= n_in."""
-    radius = RADIUS[interpolation]
-    i, k, taps = arange(size[0])[:, None], arange(size[1]), arange(2 * radius) + 1 - radius
-    # The source position (i + 1/2) n_in / n_out - 1/2: integers and a remainder, so exact.
-    position, unit = (2 * i + 1) * n_in - n_out, 2 * n_out
-    below = position // unit
-    remainder = (position - below * unit) * one / unit
-    weight = _kernel(remainder - taps, interpolation)  # (..., n_out, 2 radius)
-    source = (below + taps).clip(max=n_in - 1).clip(min=0)  # beyond the border: the border
-    matrix = (weight[..., None] * (source[..., None] == k)).sum(-2)
-    return matrix * (i < n_out)
-
-
-def _adjoint(matrix):
-    """The transpose with rows scaled to sum to 1; rows of zeros stay so."""
-    transposed = matrix.swapaxes(-1, -2)
-    total = transposed.sum(-1)[..., None]
-    return transposed / (total + (total == 0))
+# --- the matrices -----------------------------------------------------------------------------
 
 
 def build_resampling_matrix(n_in: int, n_out: int, interpolation: str = 'bilinear') -> Tensor:
@@ -83,69 +48,105 @@ def build_resampling_matrix(n_in: int, n_out: int, interpolation: str = 'bilinea
         n_out: New length of the axis, at least 1.
         interpolation: 'bilinear' or 'bicubic'.
     """
-    return torch.from_numpy(_constant(n_in, n_out, interpolation)).contiguous()
+    n = torch.full((1, 1, 1), n_in)
+    like = torch.empty(0, dtype=torch.float64)
+    return make_matrices(n, n_in, n_out, interpolation, like)[0][0].contiguous()
 
 
-def batch_resampling_matrices(
-    n: int | Tensor,
-    g: int | Tensor,
-    size: tuple[int, int],
-    interpolation: str,
-    like: Tensor,
+def resampling_matrices(
+    n: int, grid: int, interpolation: str, like: Tensor
+) -> tuple[Tensor | None, Tensor | None]:
+    """R(n -> grid), (1, grid, n), and R(grid -> n), (1, n, grid), of an axis that images fill.
+
+    Cached in eager mode; a recorded program has the arithmetic that makes them, for any n.
+    None for both is the identity, where n is known to be the grid.
+    """
+    if is_zero(n - grid):
+        return None, None
+    if is_recording() or not is_plain(like):
+        # in a trace, a length is a tensor already
+        length = n if isinstance(n, Tensor) else torch.full((1,), n, device=like.device)
+        return make_matrices(length.reshape(1, 1, 1), n, grid, interpolation, like)
+    return _cached(n, grid, interpolation, like.dtype, like.device)
+
+
+@lru_cache(maxsize=1024)
+def _cached(
+    n: int, grid: int, interpolation: str, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """R(n -> g) and R(g -> n) of every image of a batch, zero beyond its lengths.
+    # An inference tensor in the cache could not be used by a later training step.
+    with torch.inference_mode(False), torch.no_grad():
+        length = torch.full((1, 1, 1), n, device=device)
+        like = torch.empty(0, dtype=dtype, device=device)
+        return make_matrices(length, n, grid, interpolation, like)
+
+
+def make_matrices(
+    n: Tensor, longest: int, grid: int, interpolation: str, like: Tensor
+) -> tuple[Tensor, Tensor]:
+    """R(n -> grid) and R(grid -> n) of images of any lengths, without a branch on them.
 
     Args:
-        n: Length of the axis, or a tensor of lengths (..., 1, 1).
-        g: Another length, or a tensor of lengths (..., 1, 1).
-        size: The largest n and g that can be, (N, G).
+        n: The length of each image, (B, 1, 1), integers.
+        longest: The length of the axis N, at least that of each image.
+        grid: The other length g.
         interpolation: 'bilinear' or 'bicubic'.
         like: Gives the dtype and the device.
 
     Returns:
-        (..., G, N) and (..., N, G).
+        (B, g, N) and (B, N, g), zero beyond each image.
     """
-    arange = partial(torch.arange, device=like.device)
-    one = torch.ones((), dtype=torch.promote_types(like.dtype, torch.float32), device=like.device)
-    to_g = _upward(n, g, size[::-1], interpolation, arange, one)
-    to_n = _upward(g, n, size, interpolation, arange, one)
-    down = torch.where(g >= n, to_g, _adjoint(to_n))
-    up = torch.where(n >= g, to_n, _adjoint(to_g))
+    to_grid = _upward(n, longest, grid, grid, interpolation, like)
+    to_n = _upward(grid, grid, n, longest, interpolation, like)
+    down = torch.where(n <= grid, to_grid, _adjoint(to_n))
+    up = torch.where(n >= grid, to_n, _adjoint(to_grid))
     return down.to(like.dtype), up.to(like.dtype)
 
 
-@lru_cache(maxsize=4096)
-def _constant(n_in: int, n_out: int, interpolation: str) -> np.ndarray:
-    if n_out < n_in:
-        return _adjoint(_constant(n_out, n_in, interpolation))
-    return _upward(n_in, n_out, (n_out, n_in), interpolation, np.arange, 1.0)
-
-
-@lru_cache(maxsize=4096)
-def _cached(
-    n_in: int, n_out: int, interpolation: str, dtype: torch.dtype, device: torch.device
+def _upward(
+    n_in: int | Tensor,
+    columns: int,
+    n_out: int | Tensor,
+    rows: int,
+    interpolation: str,
+    like: Tensor,
 ) -> Tensor:
-    # An inference tensor in the cache could not be used by a later training step.
-    with torch.inference_mode(False), torch.no_grad():
-        return build_resampling_matrix(n_in, n_out, interpolation).to(dtype).to(device)
+    """Interpolation with half-pixel centres and a repeated border, for n_out >= n_in."""
+    radius = RADIUS[interpolation]
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    i = torch.arange(rows, device=like.device)[:, None]
+    k = torch.arange(columns, device=like.device)
+    taps = torch.arange(2 * radius, device=like.device) + 1 - radius
+    # The source position (i + 1/2) n_in / n_out - 1/2, as an integer, `below`, and a remainder.
+    # One unit is added and taken off again, so that no exporter divides a negative number.
+    unit = 2 * n_out
+    position = (2 * i + 1) * n_in - n_out + unit
+    below = position // unit - 1
+    remainder = (position % unit).to(dtype) / unit
+    weight = _kernel(remainder - taps, interpolation)  # (..., rows, taps)
+    source = torch.minimum((below + taps).clamp(min=0), 0 * i + n_in - 1)  # the border repeats
+    matrix = (weight[..., None] * (source[..., None] == k)).sum(-2)
+    return matrix * (i < n_out)
 
 
-def resampling_matrix(n_in: int, n_out: int, interpolation: str, like: Tensor) -> Tensor:
-    """R(n_in -> n_out) in the dtype and on the device of ``like``, (n_out, n_in).
-
-    Cached in eager mode. An exported program has it as a constant, or for a symbolic length the
-    arithmetic that makes it, as compiled code has.
-    """
-    if is_dynamo() or isinstance(n_in, torch.SymInt) or isinstance(n_out, torch.SymInt):
-        lengths = (torch.full((1, 1), n, device=like.device) for n in (n_in, n_out))
-        return batch_resampling_matrices(*lengths, (n_in, n_out), interpolation, like)[0]
-    if not is_plain(like):
-        matrix = _constant(n_in, n_out, interpolation).tolist()
-        return torch.tensor(matrix, dtype=like.dtype, device=like.device)
-    return _cached(n_in, n_out, interpolation, like.dtype, like.device)
+def _kernel(x: Tensor, interpolation: str) -> Tensor:
+    """Interpolation kernel at the distances ``x``, in source pixels."""
+    x = x.abs()
+    if interpolation == 'bilinear':
+        return (1 - x) * (x < 1)
+    a = -0.75  # Keys' cubic convolution kernel, with the parameter of torch and OpenCV
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = (((x - 5) * x + 8) * x - 4) * a
+    return near * (x <= 1) + far * ((x > 1) & (x < 2))
 
 
-# --- its use ----------------------------------------------------------------------------------
+def _adjoint(matrix: Tensor) -> Tensor:
+    """The transpose with rows scaled to sum to 1; rows of zeros stay so."""
+    total = matrix.sum(-2)[..., None]
+    return matrix.transpose(-1, -2) / (total + (total == 0))
+
+
+# --- their use --------------------------------------------------------------------------------
 
 
 def resample(x: Tensor, size: tuple[int, int], interpolation: str = 'bilinear') -> Tensor:
@@ -159,39 +160,34 @@ def resample(x: Tensor, size: tuple[int, int], interpolation: str = 'bilinear') 
     Returns:
         Tokens (B, H', W', C); ``x`` itself where the size stays.
     """
-    return resample_by(x, *resampling_matrices(x.shape[1:3], size, interpolation, x))
-
-
-def resampling_matrices(
-    size: tuple[int, int], new_size: tuple[int, int], interpolation: str, like: Tensor
-) -> tuple[Tensor | None, Tensor | None]:
-    """The matrices of the rows and of the columns; None where the size stays."""
-    rows, columns = (
-        None if type(n) is type(m) and n == m else resampling_matrix(n, m, interpolation, like)
-        for n, m in zip(map(known, size), map(known, new_size), strict=True)
+    matrices = (
+        resampling_matrices(n, m, interpolation, x)[0]
+        for n, m in zip(x.shape[1:3], size, strict=True)
     )
-    return rows, columns
+    return resample_down(x, tuple(matrices))
 
 
-def known(length: int | Tensor) -> int:
-    """A length as a number, which torch.jit.trace has as a tensor; symbols stay symbols."""
-    return int(length) if isinstance(length, Tensor) else length
+def resample_down(x: Tensor, matrices: Matrices) -> Tensor:
+    """The rows of (B, H, W, C), then the columns, which costs less where the map shrinks.
 
-
-def resample_by(x: Tensor, rows: Tensor | None, columns: Tensor | None) -> Tensor:
-    """Tokens (B, H, W, C) -> (B, H', W', C) by matrices (H', H) and (W', W), or one such for
-    each image, (B, H', H) and (B, W', W). None is the identity.
+    Args:
+        x: Tokens (B, H, W, C).
+        matrices: (B, H', H) and (B, W', W), of batch 1 if they are those of all images; None is
+            the identity.
     """
-    b, h, w, c = x.shape
-    # the smaller intermediate first: shrink along H before W, grow W before H
-    grows = rows is not None and isinstance(h, int) and rows.shape[-2] > h
-    for axis in (1, 0) if grows else (0, 1):
-        if axis == 0 and rows is not None:  # (H', H) @ (B, H, W * C)
-            x = torch.bmm(rows.expand(b, -1, -1), x.reshape(b, h, -1))
-            h = rows.shape[-2]
-        elif axis == 1 and columns is not None:  # (W', W) @ (B * H, W, C)
-            of_rows = columns.expand(b, -1, -1)[:, None].expand(-1, h, -1, -1)
-            x = torch.bmm(of_rows.reshape(b * h, *columns.shape[-2:]), x.reshape(b * h, w, c))
-            w = columns.shape[-2]
-        x = x.view(b, h, w, c)
-    return x
+    return _columns(_rows(x, matrices[0]), matrices[1])
+
+
+def resample_up(x: Tensor, matrices: Matrices) -> Tensor:
+    """The columns of (B, H, W, C), then the rows, which costs less where the map grows."""
+    return _rows(_columns(x, matrices[1]), matrices[0])
+
+
+def _rows(x: Tensor, matrix: Tensor | None) -> Tensor:
+    if matrix is None:
+        return x
+    return torch.matmul(matrix, x.flatten(2)).unflatten(2, (-1, x.shape[3]))
+
+
+def _columns(x: Tensor, matrix: Tensor | None) -> Tensor:
+    return x if matrix is None else torch.matmul(matrix[:, None], x)

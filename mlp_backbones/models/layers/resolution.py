@@ -8,20 +8,38 @@ mixer itself, bit for bit. See docs/design.md, section 2.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from .canvas import Canvas, keep_valid
-from .resampling import check_interpolation, resample_by, resampling_matrices
+from .patch import pad_to_multiple
+from .region import Region, keep_valid, make_region
+from .resampling import check_interpolation, resample_down, resample_up
 from .tracing import is_compiling, is_zero
 
-# From the parts of a map (B, P, N, C), and which of their tokens belong to an image (B, P, N)
-# or None if all do, to what they become, (B, P, N, C).
-TokenMixer = Callable[[Tensor, Tensor | None], Tensor]
+# --- the modes --------------------------------------------------------------------------------
+# A mode cuts a map (B, H, W, C) into P parts of N tokens, (B, P, C, N), and puts them together
+# again. Where a part may hold other tokens than those of an image, it says which are one's.
+
+
+class Whole:
+    """One part: all tokens, for mixers of any number of tokens (attention)."""
+
+    @staticmethod
+    def partition(x: Tensor, region: Region, g: int) -> Tensor:
+        return x.flatten(1, 2).transpose(-1, -2)[:, None]
+
+    @staticmethod
+    def unpartition(parts: Tensor, region: Region, g: int) -> Tensor:
+        return parts[:, 0].transpose(-1, -2).unflatten(1, region.size)
+
+    @staticmethod
+    def mask(x: Tensor, region: Region, g: int) -> Tensor | None:
+        """Which tokens of each part belong to an image, (B, P, N); None if all do."""
+        return None if region.mask is None else region.mask.flatten(1)[:, None]
 
 
 class Interpolate:
@@ -30,21 +48,16 @@ class Interpolate:
     For a linear f of weight K and bias b that is ``U K D x + U b``.
     """
 
-    def __init__(self, x: Tensor, adapter: ResolutionAdapter, canvas: Canvas | None):
-        size, self.grid = x.shape[1:3], (adapter.grid, adapter.grid)
-        if canvas is None:
-            self.down = resampling_matrices(size, self.grid, adapter.interpolation, x)
-            self.up = resampling_matrices(self.grid, size, adapter.interpolation, x)
-        else:
-            self.down, self.up = canvas.down, canvas.up
+    @staticmethod
+    def partition(x: Tensor, region: Region, g: int) -> Tensor:
+        return resample_down(x, region.down).flatten(1, 2).transpose(-1, -2)[:, None]
 
-    def partition(self, x: Tensor) -> Tensor:
-        return resample_by(x, *self.down).flatten(1, 2)[:, None]
+    @staticmethod
+    def unpartition(parts: Tensor, region: Region, g: int) -> Tensor:
+        return resample_up(parts[:, 0].transpose(-1, -2).unflatten(1, (g, g)), region.up)
 
-    def unpartition(self, parts: Tensor) -> Tensor:
-        return resample_by(parts[:, 0].unflatten(1, self.grid), *self.up)
-
-    def mask(self) -> None:
+    @staticmethod
+    def mask(x: Tensor, region: Region, g: int) -> None:
         return None  # what lies beyond an image is in no token of the grid
 
 
@@ -55,118 +68,109 @@ class Window:
     fine-tuning at a higher resolution (a block-diagonal weight).
     """
 
-    def __init__(self, x: Tensor, adapter: ResolutionAdapter, canvas: Canvas | None):
-        self.g, self.size, self.canvas = adapter.grid, x.shape[1:3], canvas
-        self.device = x.device
-        self.number = tuple(-(-n // self.g) for n in self.size)
-        self.padding = tuple(m * self.g - n for m, n in zip(self.number, self.size, strict=True))
+    @staticmethod
+    def partition(x: Tensor, region: Region, g: int) -> Tensor:
+        return window_partition(pad_to_multiple(keep_valid(x, region), g), g)
 
-    def partition(self, x: Tensor) -> Tensor:
-        return self.cut(self.pad(keep_valid(x, self.canvas)))
+    @staticmethod
+    def unpartition(parts: Tensor, region: Region, g: int) -> Tensor:
+        rows, columns = ((n + g - 1) // g for n in region.size)
+        return crop(window_unpartition(parts, rows, columns, g), region.size)
 
-    def unpartition(self, parts: Tensor) -> Tensor:
-        return crop(self.join(parts), self.size)
-
-    def mask(self) -> Tensor | None:
-        if self.canvas is None and not self.is_padded():
+    @staticmethod
+    def mask(x: Tensor, region: Region, g: int) -> Tensor | None:
+        if is_full(region, g):
             return None
-        h, w = self.size
-        inside = torch.ones(1, h, w, 1, dtype=torch.bool, device=self.device)
-        return self.cut(self.pad(inside if self.canvas is None else self.canvas.mask))[..., 0]
-
-    def is_padded(self) -> bool:
-        return not all(map(is_zero, self.padding))
-
-    def pad(self, x: Tensor) -> Tensor:
-        rows, columns = self.padding
-        return F.pad(x, (0, 0, 0, columns, 0, rows)) if self.is_padded() else x
-
-    def cut(self, x: Tensor) -> Tensor:
-        (r, s), g, (b, c) = self.number, self.g, (len(x), x.shape[-1])
-        x = x.view(b, r, g, s, g, c).permute(2, 4, 0, 1, 3, 5)  # (g, g, B, r, s, C)
-        # Tokens first in memory: a linear mixer is then one matrix product for all parts.
-        return x.reshape(g * g, b, r * s, c).permute(1, 2, 0, 3)
-
-    def join(self, parts: Tensor) -> Tensor:
-        (r, s), g, (b, c) = self.number, self.g, (len(parts), parts.shape[-1])
-        x = parts.view(b, r, s, g, g, c).permute(0, 1, 3, 2, 4, 5)
-        return x.reshape(b, r * g, s * g, c)
+        mask = region.mask
+        if mask is None:
+            mask = torch.ones_like(x[..., :1], dtype=torch.bool)
+        return window_partition(pad_to_multiple(mask, g), g)[:, :, 0]
 
 
-class Grid(Window):
-    """Groups of g x g tokens that each span the whole map.
+class Grid:
+    """Groups of g x g tokens that each span the whole image, by a table of places.
 
-    The dilated partition of MaxViT (sec. 3.2) and MAXIM: with r = ceil(H / g), a group
-    takes every r-th row, likewise the columns.
+    The dilated partition of MaxViT (sec. 3.2) and MAXIM: with r = ceil(n / g), a group takes
+    every r-th of the n rows of an image, likewise the columns, and zeros beyond them.
     """
 
-    def partition(self, x: Tensor) -> Tensor:
-        return self.cut(self.spread(x))
+    @staticmethod
+    def partition(x: Tensor, region: Region, g: int) -> Tensor:
+        (rows, has_row), (columns, has_column) = Grid.sources(x, region, g)
+        # tokens first in memory, as windows have them: (g, r, g, s) -> (g, g, r, s)
+        parts = take(x, rows.flatten(1), columns.flatten(1))
+        parts = parts.unflatten(2, columns.shape[1:]).unflatten(1, rows.shape[1:])
+        there = has_row[:, :, :, None, None] & has_column[:, None, None]
+        if not is_full(region, g):
+            parts = parts * there[..., None]
+        parts = parts.permute(1, 3, 0, 2, 4, 5)  # (g, g, B, r, s, C)
+        parts = parts.contiguous().flatten(3, 4).flatten(0, 1)
+        return parts.permute(1, 2, 3, 0)
 
-    def unpartition(self, parts: Tensor) -> Tensor:
-        x = self.join(parts)
-        if self.canvas is None:
-            return crop(x, self.size)
-        i, j = (self.slots(axis) for axis in (0, 1))
-        return take(x, i, j)
+    @staticmethod
+    def unpartition(parts: Tensor, region: Region, g: int) -> Tensor:
+        rows, columns = ((n + g - 1) // g for n in region.size)
+        x = parts.unflatten(3, (g, g)).unflatten(1, (rows, columns))  # (B, r, s, C, g, g)
+        x = x.permute(0, 4, 1, 5, 2, 3).flatten(3, 4).flatten(1, 2)  # (B, g r, g s, C)
+        slots = []
+        for axis, groups in enumerate((rows, columns)):
+            n, step = Grid.steps(parts, region, g, axis)
+            i = torch.arange(region.size[axis], device=parts.device)
+            slots.append((i // step * groups + i % step) * (i < n))
+        return take(x, *slots)
 
-    def mask(self) -> Tensor | None:
-        if self.canvas is None:
-            return super().mask()
-        return self.cut(self.spread(self.canvas.mask))[..., 0]
+    @staticmethod
+    def mask(x: Tensor, region: Region, g: int) -> Tensor | None:
+        if is_full(region, g):
+            return None
+        (_, has_row), (_, has_column) = Grid.sources(x, region, g)
+        there = has_row[:, :, :, None, None] & has_column[:, None, None]  # (B, g, r, g, s)
+        there = there.permute(0, 2, 4, 1, 3).flatten(3, 4).flatten(1, 2)
+        return there.expand(x.shape[0], -1, -1)
 
-    def spread(self, x: Tensor) -> Tensor:
-        """Each image with zeros up to g groups of r rows, and as many rows as the canvas has."""
-        if self.canvas is None:
-            return self.pad(x)
-        (i, has_row), (j, has_column) = (self.sources(axis) for axis in (0, 1))
-        return take(x, i, j) * (has_row[:, :, None] & has_column[:, None, :])[..., None]
+    @staticmethod
+    def steps(like: Tensor, region: Region, g: int, axis: int) -> tuple[Tensor, Tensor]:
+        """The length of each image, (B, 1) or (1, 1), and the distance r of a group's tokens."""
+        if region.sizes is None:
+            n = torch.arange(1, device=like.device)[:, None] + region.size[axis]
+        else:
+            n = region.sizes[:, axis, None]
+        return n, (n + g - 1) // g
 
-    def steps(self, axis: int) -> tuple[Tensor, Tensor]:
-        n = self.canvas.sizes[:, axis, None]  # (B, 1)
-        return n, (n + self.g - 1) // self.g
-
-    def sources(self, axis: int) -> tuple[Tensor, Tensor]:
-        """The row of the map for each row of its groups, (B, g r), and whether there is one."""
-        n, step = self.steps(axis)
-        position = torch.arange(self.g, device=self.device)[:, None]
-        group = torch.arange(self.number[axis], device=self.device)
-        source = (position * step[..., None] + group).flatten(1)
-        there = (group.expand(self.g, -1).flatten() < step) & (source < n)
-        return source * there, there
-
-    def slots(self, axis: int) -> Tensor:
-        """The row among those of the groups for each row of the map, (B, H)."""
-        _, step = self.steps(axis)
-        i = torch.arange(self.size[axis], device=self.device)
-        slot = i // step * self.number[axis] + i % step
-        return slot * (i < self.canvas.sizes[:, axis, None])
-
-    def cut(self, x: Tensor) -> Tensor:
-        (r, s), g, (b, c) = self.number, self.g, (len(x), x.shape[-1])
-        x = x.view(b, g, r, g, s, c).permute(1, 3, 0, 2, 4, 5)  # (g, g, B, r, s, C)
-        return x.reshape(g * g, b, r * s, c).permute(1, 2, 0, 3)
-
-    def join(self, parts: Tensor) -> Tensor:
-        (r, s), g, (b, c) = self.number, self.g, (len(parts), parts.shape[-1])
-        x = parts.view(b, r, s, g, g, c).permute(0, 3, 1, 4, 2, 5)
-        return x.reshape(b, g * r, g * s, c)
+    @staticmethod
+    def sources(x: Tensor, region: Region, g: int) -> list[tuple[Tensor, Tensor]]:
+        """For each axis the place on the map of every token of the groups, (B, g, r), and
+        whether there is one.
+        """
+        sources = []
+        for axis in (0, 1):
+            n, step = (m[..., None] for m in Grid.steps(x, region, g, axis))
+            position = torch.arange(g, device=x.device)[:, None]
+            group = torch.arange((region.size[axis] + g - 1) // g, device=x.device)
+            source = position * step + group
+            there = (group < step) & (source < n)
+            sources.append((source * there, there))
+        return sources
 
 
-class Whole:
-    """One part: all tokens, for mixers of any number of tokens (attention)."""
+def is_full(region: Region, g: int) -> bool:
+    """Whether parts of g x g tokens are known to hold tokens of the images alone."""
+    return region.mask is None and all(is_zero((n + g - 1) // g * g - n) for n in region.size)
 
-    def __init__(self, x: Tensor, adapter: ResolutionAdapter, canvas: Canvas | None):
-        self.size, self.canvas = x.shape[1:3], canvas
 
-    def partition(self, x: Tensor) -> Tensor:
-        return x.flatten(1, 2)[:, None]
+def window_partition(x: Tensor, g: int) -> Tensor:
+    """(B, r g, s g, C) -> (B, r s, C, g g), tokens first in memory: to a linear mixer the
+    windows are then one matrix.
+    """
+    x = x.unflatten(2, (-1, g)).unflatten(1, (-1, g)).permute(2, 4, 0, 1, 3, 5)
+    x = x.contiguous().flatten(3, 4).flatten(0, 1)  # (g g, B, r s, C)
+    return x.permute(1, 2, 3, 0)
 
-    def unpartition(self, parts: Tensor) -> Tensor:
-        return parts[:, 0].unflatten(1, self.size)
 
-    def mask(self) -> Tensor | None:
-        return None if self.canvas is None else self.canvas.mask.flatten(1)[:, None]
+def window_unpartition(parts: Tensor, rows: int, columns: int, g: int) -> Tensor:
+    """(B, r s, C, g g) -> (B, r g, s g, C)."""
+    x = parts.unflatten(3, (g, g)).unflatten(1, (rows, columns))  # (B, r, s, C, g, g)
+    return x.permute(0, 1, 4, 2, 5, 3).flatten(3, 4).flatten(1, 2)
 
 
 def crop(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -179,10 +183,13 @@ def crop(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def take(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Rows (B, h) and columns (B, w) of each map of (B, H, W, C): (B, h, w, C)."""
-    index = rows[:, :, None] * x.shape[2] + columns[:, None, :]
-    tokens = index.flatten(1)[..., None].expand(-1, -1, x.shape[-1])
-    return x.flatten(1, 2).gather(1, tokens).unflatten(1, index.shape[1:])
+    """Rows (B, h) and columns (B, w) of each map of (B, H, W, C), or (1, h) and (1, w) of all:
+    (B, h, w, C).
+    """
+    first = torch.arange(x.shape[0], device=x.device)[:, None, None] * x.shape[1]
+    places = (first + rows[:, :, None]) * x.shape[2] + columns[:, None, :]
+    taken = x.flatten(0, 2).index_select(0, places.flatten())
+    return taken.unflatten(0, places.shape)
 
 
 MODES = {'interpolate': Interpolate, 'window': Window, 'grid': Grid, 'global': Whole}
@@ -190,47 +197,110 @@ MODES = {'interpolate': Interpolate, 'window': Window, 'grid': Grid, 'global': W
 GRID_MODES = ('interpolate', 'window', 'grid')
 
 
+# --- the adapter ------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
-class ResolutionAdapter:
-    """Applies a token mixer of a ``grid`` x ``grid`` map to a map of any size.
+class Resolution:
+    """How the token mixer of a block meets maps of any size.
 
     Args:
         grid: Side g of the mixer's grid, in tokens.
         mode: 'interpolate', 'window' or 'grid'; 'global' for a mixer of any size.
         interpolation: 'bilinear' or 'bicubic', for the mode 'interpolate'.
+        prefix_tokens: Number of tokens before those of the map (class tokens).
     """
 
     grid: int
     mode: str = 'interpolate'
     interpolation: str = 'bilinear'
+    prefix_tokens: int = 0
 
     def __post_init__(self):
         if self.mode not in MODES:
             raise ValueError(f'resolution mode {self.mode!r} is unknown; {_modes_message(MODES)}')
         check_interpolation(self.interpolation)
 
-    def __call__(
-        self, linear: Callable[[Tensor], Tensor], x: Tensor, canvas: Canvas | None = None
-    ) -> Tensor:
-        """``W x + b`` over the tokens of ``x``, (B, H, W, C), for any H and W of at least 1.
+    @property
+    def tokens(self) -> int:
+        """Number of tokens that a mixer of the grid has: ``prefix_tokens + grid**2``."""
+        return self.prefix_tokens + self.grid**2
+
+
+class AnyResolution(nn.Module):
+    """A token mixer f of one grid, on maps of any size.
+
+    Prefix tokens meet every part that the map is cut into, and become the mean of what those
+    parts make of them that hold tokens of the image.
+
+    Args:
+        f: A token mixer, (B', C, N) -> (B', C', N) with N = ``resolution.tokens``: tokens last,
+            so that a linear layer mixes them.
+        resolution: The grid of f and how it meets other sizes.
+        key_mask: Whether f is called with a second argument: which of its tokens belong to an
+            image, (B', N), or None if all do. Without it they are zeros, and mixed like others.
+    """
+
+    def __init__(self, f: nn.Module, resolution: Resolution, key_mask: bool = False):
+        super().__init__()
+        self.f = f
+        self.resolution = resolution
+        self.key_mask = key_mask
+
+    def forward(self, x: Tensor, region: Region | None = None) -> Tensor:
+        """Mix tokens.
 
         Args:
-            linear: A linear layer over tokens, (..., C, g * g) -> (..., C, g * g).
-            x: Tokens (B, H, W, C).
-            canvas: The images on x; None if they fill it.
+            x: A map (B, H, W, C) for any H and W of at least 1; with prefix tokens
+                (B, prefix_tokens + H W, C).
+            region: Where the images lie on it. Default: they fill it.
+
+        Returns:
+            Tokens in the form of x.
         """
-        parts = self._parts(x, canvas)
-        return parts.unpartition(linear(parts.partition(x).mT).mT)
+        g, prefix = self.resolution.grid, None
+        if self.resolution.prefix_tokens:
+            prefix = x[:, : self.resolution.prefix_tokens]
+            x = x[:, self.resolution.prefix_tokens :].unflatten(1, region.size)
+        elif region is None:
+            region = make_region(x, None, g, self.resolution.interpolation)
+        mode = self.mode(region)
+        parts = mode.partition(x, region, g)  # (B, P, C, N)
+        used = mode.mask(x, region, g) if self.key_mask or prefix is not None else None
+        if prefix is None:
+            return mode.unpartition(self.mix(parts, used), region, g)
+        prefix = prefix.transpose(-1, -2)[:, None].expand(-1, parts.shape[1], -1, -1)
+        with_prefix = None if used is None else F.pad(used, (prefix.shape[-1], 0), value=True)
+        mixed = self.mix(torch.cat([prefix, parts], -1), with_prefix)
+        prefix, parts = mixed.tensor_split([prefix.shape[-1]], -1)
+        if used is not None:
+            share = used.any(-1)[..., None, None].to(prefix.dtype)
+            prefix = (prefix * share).sum(1) / share.sum(1)
+        else:
+            prefix = prefix.mean(1)
+        return torch.cat(
+            [prefix.transpose(-1, -2), mode.unpartition(parts, region, g).flatten(1, 2)], 1
+        )
 
-    def apply(self, mixer: TokenMixer, x: Tensor, canvas: Canvas | None = None) -> Tensor:
-        """The same for any token mixer, of parts (B, P, N, C) and their mask (B, P, N)."""
-        parts = self._parts(x, canvas)
-        return parts.unpartition(mixer(parts.partition(x), parts.mask()))
+    def mode(self, region: Region) -> type:
+        """How this map is cut into parts: at the native size not at all."""
+        is_native = all(is_zero(n - self.resolution.grid) for n in region.size)
+        whole = is_native and region.mask is None
+        return Whole if whole else MODES[self.resolution.mode]
 
-    def _parts(self, x: Tensor, canvas: Canvas | None) -> Interpolate | Window | Whole:
-        # the mixer itself, bit for bit: even a copy in another layout changes the last one
-        is_native = canvas is None and all(is_zero(n - self.grid) for n in x.shape[1:3])
-        return (Whole if is_native else MODES[self.mode])(x, self, canvas)
+    def mix(self, parts: Tensor, used: Tensor | None) -> Tensor:
+        """f on parts (B, P, C, N), of which tokens (B, P, N) belong to an image."""
+        x = parts.flatten(0, 1)
+        if not self.key_mask:
+            mixed = self.f(x)
+        else:
+            # a part without any gives what is not used, but finite
+            keys = None if used is None else (used | ~used.any(-1, keepdim=True)).flatten(0, 1)
+            mixed = self.f(x, keys)
+        return mixed.unflatten(0, parts.shape[:2])
+
+    def extra_repr(self) -> str:
+        return str(self.resolution)
 
 
 def parse_resolution(

@@ -74,7 +74,7 @@ def resize_tokens(
     """
     prefix, grid = x[:prefix_tokens], x[prefix_tokens:]
     old, new = (_side(n - prefix_tokens, key) for n in (len(x), tokens))
-    grid = grid.double().reshape(1, old, old, -1)
+    grid = grid.cpu().double().reshape(1, old, old, -1)  # a device may have no float64
     grid = resample(grid, (new, new), interpolation).reshape(new * new, *x.shape[1:])
     return torch.cat([prefix, grid.to(x)])
 

@@ -1,21 +1,18 @@
-"""What kind of call this is: eager, or under a compiler or a transform of torch."""
+"""What kind of call this is: eager, or one that is recorded or transformed.
+
+The one place that looks up what differs between versions of torch.
+"""
 
 import torch
 from torch import Tensor, nn
 
-
-def is_compiling() -> bool:
-    """Whether torch.compile or torch.export traces this call."""
-    if hasattr(torch.compiler, 'is_compiling'):
-        return torch.compiler.is_compiling()
-    return torch._dynamo.is_compiling()  # torch 2.1
+# torch 2.1 has it in _dynamo alone
+is_compiling = getattr(torch.compiler, 'is_compiling', None) or torch._dynamo.is_compiling
 
 
-def is_dynamo() -> bool:
-    """Whether torch.compile traces this call, where a symbolic size looks like a number."""
-    if hasattr(torch.compiler, 'is_dynamo_compiling'):
-        return torch.compiler.is_dynamo_compiling()
-    return torch._dynamo.is_compiling()
+def is_recording() -> bool:
+    """Whether torch.compile, torch.export or torch.jit.trace records this call."""
+    return is_compiling() or torch.jit.is_tracing()
 
 
 def is_plain(x: Tensor) -> bool:
@@ -25,9 +22,9 @@ def is_plain(x: Tensor) -> bool:
 
 
 def is_zero(n: int) -> bool:
-    """Whether a length is known to be 0: that of a symbol, or of a trace, may be so or not."""
+    """Whether a length is known to be 0: one that a program is recorded for any of is not."""
     if not is_compiling():
-        return type(n) is int and n == 0
+        return not isinstance(n, Tensor) and n == 0
     try:
         from torch.fx.experimental.symbolic_shapes import statically_known_true
     except ImportError:  # torch 2.1

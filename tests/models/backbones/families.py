@@ -51,9 +51,9 @@ def small(cls, **kwargs):
     model = cls(**{**settings, **kwargs})
     with torch.no_grad():
         for name, param in model.named_parameters():
-            if name.endswith('sgu.proj.weight'):  # starts near 0
+            if name.endswith('sgu.proj.f.weight'):  # starts near 0
                 param.normal_(std=0.1)
-            if name.endswith(('ls1', 'ls2', 'cls_token')):
+            if name.endswith(('gamma', 'cls_token')):
                 param.uniform_(0.5, 1)
     return model
 

@@ -2,8 +2,7 @@ import pytest
 import torch
 
 from mlp_backbones.models import PlainMLPMixer, PlainViT
-from mlp_backbones.models.backbones.class_token import mix_with_class_token
-from mlp_backbones.models.layers import ResolutionAdapter
+from mlp_backbones.models.layers import AnyResolution, Region, Resolution, make_region
 
 
 @pytest.mark.parametrize('cls', [PlainMLPMixer, PlainViT])
@@ -19,24 +18,38 @@ def test_a_class_token_works_in_every_mode(cls, resolution):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
-def test_at_native_size_the_mixer_sees_the_class_token_before_the_map():
+class Flip(torch.nn.Module):
+    def forward(self, x):
+        return x.flip(-1)
+
+
+class Sums(torch.nn.Module):
+    """The class token becomes the sum of its part, and the part the class token."""
+
+    def forward(self, x):  # (B P, C, 1 + N)
+        token, part = x[..., :1], x[..., 1:]
+        return torch.cat([part.sum(-1, keepdim=True), token.expand_as(part)], dim=-1)
+
+
+@pytest.mark.parametrize('mode', ['interpolate', 'window', 'grid', 'global'])
+def test_at_native_size_the_mixer_sees_the_class_token_before_the_map(mode):
     x = torch.randn(2, 1 + 9, 4)
-    for mode in ('interpolate', 'window', 'grid', 'global'):
-        adapter = ResolutionAdapter(3, mode)
-        mixed = mix_with_class_token(adapter, lambda x, mask: x.flip(2), x, (3, 3))
-        assert torch.equal(mixed, x.flip(1))
+    mixer = AnyResolution(Flip(), Resolution(3, mode, prefix_tokens=1))
+    assert torch.equal(mixer(x, Region((3, 3))), x.flip(1))
 
 
 def test_the_class_token_is_the_mean_over_the_windows():
     x = torch.randn(2, 1 + 4 * 6, 5)
-
-    def mixer(x, mask):  # (B, P, 1 + 4, C): the class token becomes the sum of its window
-        token, window = x[:, :, :1], x[:, :, 1:]
-        return torch.cat([window.sum(2, keepdim=True), token.expand_as(window)], dim=2)
-
-    mixed = mix_with_class_token(ResolutionAdapter(2, 'window'), mixer, x, (4, 6))
+    mixed = AnyResolution(Sums(), Resolution(2, 'window', prefix_tokens=1))(x, Region((4, 6)))
     torch.testing.assert_close(mixed[:, 0], x[:, 1:].sum(1) / 6)
     assert torch.equal(mixed[:, 1:], x[:, :1].expand(-1, 24, -1))
+
+
+def test_windows_without_a_token_of_an_image_have_no_say_in_its_class_token():
+    x = torch.ones(1, 1 + 4 * 6, 5)
+    region = make_region(x[:, 1:].unflatten(1, (4, 6)), torch.tensor([[2, 3]]))
+    mixed = AnyResolution(Sums(), Resolution(2, 'window', prefix_tokens=1))(x, region)
+    torch.testing.assert_close(mixed[:, 0], torch.full((1, 5), (4 + 2) / 2))
 
 
 def test_families_without_a_class_token_say_so():

@@ -35,9 +35,9 @@ def test_self_attention_is_permutation_equivariant_and_token_mixing_is_not():
     torch.manual_seed(0)
     attention, mix = Attention(8, num_heads=2), TokenLinear(9, 9)
     nn.init.normal_(mix.weight)
-    x, order = torch.randn(2, 1, 9, 8), torch.randperm(9)
-    torch.testing.assert_close(attention(x[:, :, order]), attention(x)[:, :, order])
-    assert not torch.allclose(mix(x.mT[..., order]), mix(x.mT)[..., order])
+    x, order = torch.randn(2, 8, 9), torch.randperm(9)
+    torch.testing.assert_close(attention(x[..., order]), attention(x)[..., order])
+    assert not torch.allclose(mix(x[..., order]), mix(x)[..., order])
 
 
 def tiny(cls, **kwargs):
@@ -77,6 +77,6 @@ def test_vit_and_mixer_share_everything_but_the_mixer():
     vit.load_state_dict({**vit.state_dict(), **{k: mixer.state_dict()[k] for k in shapes(vit)}})
     for model in (vit, mixer):  # and what remains computes the same function
         for layer in model.layers:
-            layer.mixer.forward = lambda x, mask: x
+            layer.mixer.forward = lambda x, region: x
     x = torch.randn(1, 3, 16, 16)
     torch.testing.assert_close(vit(x)[0], mixer(x)[0])

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from mlp_backbones.models import PlainResMLP, ResMLP
 from mlp_backbones.models.backbones.resmlp import DeployedResMLPBlock, ResMLPBlock
-from mlp_backbones.models.layers import GRID_MODES, ResolutionAdapter
+from mlp_backbones.models.layers import GRID_MODES, Resolution
 
 
 def randomise(model):
@@ -18,14 +18,14 @@ def randomise(model):
 
 def test_the_block_is_the_papers_equations():
     torch.manual_seed(0)
-    block = randomise(ResMLPBlock(5, ResolutionAdapter(3)))
+    block = randomise(ResMLPBlock(5, Resolution(3)))
     x = torch.randn(2, 9, 5)
     aff = block.norm1.alpha * x + block.norm1.beta
-    tokens = block.linear_tokens
-    z = x + block.ls1 * (tokens.weight @ aff + tokens.bias[:, None])
+    tokens = block.linear_tokens.f
+    z = x + block.ls1.gamma * (tokens.weight @ aff + tokens.bias[:, None])
     aff = block.norm2.alpha * z + block.norm2.beta
     hidden = torch.nn.functional.gelu(aff @ block.mlp.fc1.weight.T + block.mlp.fc1.bias)
-    expected = z + block.ls2 * (hidden @ block.mlp.fc2.weight.T + block.mlp.fc2.bias)
+    expected = z + block.ls2.gamma * (hidden @ block.mlp.fc2.weight.T + block.mlp.fc2.bias)
     torch.testing.assert_close(block(x.view(2, 3, 3, 5)).flatten(1, 2), expected)
 
 
@@ -57,4 +57,4 @@ def test_deployment_changes_the_parameters_and_not_the_function(h, w, mode, cls)
 @pytest.mark.parametrize('arch, value', [('s12', 0.1), ('s24', 1e-5), ('s36', 1e-6)])
 def test_layer_scale_starts_by_the_depth(arch, value):
     model = PlainResMLP(dict(PlainResMLP.presets[arch], num_layers=1))
-    assert torch.equal(model.layers[0].ls1, torch.full((384,), value))
+    assert torch.equal(model.layers[0].ls1.gamma, torch.full((384,), value))

@@ -1,12 +1,11 @@
-import copy
-
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlp_backbones.models.layers import build_resampling_matrix, resample, resampling_matrix
+from mlp_backbones.models.layers import build_resampling_matrix, resample
+from mlp_backbones.models.layers.resampling import make_matrices, resampling_matrices
 
 length = st.integers(1, 60)
 kernel = st.sampled_from(['bilinear', 'bicubic'])
@@ -56,11 +55,23 @@ def test_the_cached_matrix_follows_dtype_and_serves_training_after_inference():
     resample(x, (9, 9)).sum().backward()
     assert x.grad is not None
     assert resample(x.bfloat16(), (9, 9)).dtype == torch.bfloat16
-    assert resampling_matrix(5, 9, 'bilinear', x) is resampling_matrix(5, 9, 'bilinear', x)
-    assert torch.equal(
-        resampling_matrix(5, 9, 'bilinear', copy.deepcopy(x)),
-        build_resampling_matrix(5, 9).float(),
-    )
+    (down, up), again = (resampling_matrices(9, 5, 'bilinear', x) for _ in range(2))
+    assert up is again[1] and down is again[0]
+    torch.testing.assert_close(up[0], build_resampling_matrix(5, 9).float())
+    torch.testing.assert_close(down[0], build_resampling_matrix(9, 5).float())
+
+
+@given(st.lists(length, min_size=1, max_size=4), st.integers(1, 14), kernel)
+def test_matrices_of_many_lengths_are_those_of_each(lengths, g, interpolation):
+    n, longest = torch.tensor(lengths)[:, None, None], max(lengths) + 3
+    down, up = make_matrices(n, longest, g, interpolation, torch.empty(0))
+    for i, m in enumerate(lengths):
+        for ours, one in (
+            (down[i, :, :m], build_resampling_matrix(m, g, interpolation)),
+            (up[i, :m], build_resampling_matrix(g, m, interpolation)),
+        ):
+            torch.testing.assert_close(ours, one.float(), rtol=1e-5, atol=1e-6)
+        assert not down[i, :, m:].any() and not up[i, m:].any()
 
 
 def test_gradients_are_exact():

@@ -6,7 +6,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mlp_backbones.models.layers import (
     GRID_MODES,
-    ResolutionAdapter,
+    AnyResolution,
+    Resolution,
     TokenLinear,
     build_resampling_matrix,
     parse_resolution,
@@ -15,6 +16,10 @@ from mlp_backbones.models.layers import (
 side = st.integers(1, 40)
 mode = st.sampled_from(GRID_MODES)
 kernel = st.sampled_from(['bilinear', 'bicubic'])
+
+
+def around(f, g, mode='interpolate', interpolation='bilinear'):
+    return AnyResolution(f, Resolution(g, mode, interpolation))
 
 
 def linear_mixer(grid):
@@ -37,19 +42,19 @@ def test_interpolate_is_the_dense_interpolated_weight(g, h, w, interpolation):
 
     down, up = kron((h, g), (w, g)), kron((g, h), (g, w))
     dense = up @ weight @ down @ x.flatten(1, 2) + (up @ bias)[:, None]
-    mixed = ResolutionAdapter(g, 'interpolate', interpolation)(f, x)
+    mixed = around(f, g, 'interpolate', interpolation)(x)
     torch.testing.assert_close(mixed, dense.reshape(x.shape), rtol=1e-10, atol=1e-10)
 
 
 @given(st.integers(1, 5), side, side, mode, kernel)
 def test_constants_are_kept(g, h, w, mode, interpolation):
     """f = identity leaves any map of the modes that permute, and constants of all."""
-    adapter = ResolutionAdapter(g, mode, interpolation)
+    identity = around(torch.nn.Identity(), g, mode, interpolation)
     constant = torch.full((1, h, w, 2), 3.7, dtype=torch.float64)
-    torch.testing.assert_close(adapter(lambda x: x, constant), constant)
+    torch.testing.assert_close(identity(constant), constant)
     if mode != 'interpolate':
         x = torch.randn(2, h, w, 3)
-        assert torch.equal(adapter(lambda x: x, x), x)
+        assert torch.equal(identity(x), x)
 
 
 @given(st.integers(1, 14), mode, kernel)
@@ -57,15 +62,15 @@ def test_the_native_size_is_the_mixer_itself(g, mode, interpolation):
     f, _, _ = linear_mixer(g)
     x = torch.randn(2, g, g, 3, dtype=torch.float64)
     native = f(x.flatten(1, 2).mT).mT.view_as(x)
-    assert torch.equal(ResolutionAdapter(g, mode, interpolation)(f, x), native)
+    assert torch.equal(around(f, g, mode, interpolation)(x), native)
 
 
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4))
 def test_window_and_grid_apply_the_mixer_to_their_parts(g, rows, columns):
     f, _, _ = linear_mixer(g)
     x = torch.randn(1, g * rows, g * columns, 2, dtype=torch.float64)
-    by_window = ResolutionAdapter(g, 'window')(f, x)
-    by_grid = ResolutionAdapter(g, 'grid')(f, x)
+    by_window = around(f, g, 'window')(x)
+    by_grid = around(f, g, 'grid')(x)
     for r in range(rows):
         for s in range(columns):
             window = (slice(None), slice(r * g, r * g + g), slice(s * g, s * g + g))
@@ -80,13 +85,18 @@ def test_parts_at_the_border_are_parts_of_a_map_padded_with_zeros(g, h, w, mode)
     f, _, _ = linear_mixer(g)
     x = torch.randn(2, h, w, 3, dtype=torch.float64)
     padded = torch.nn.functional.pad(x, (0, 0, 0, -w % g, 0, -h % g))
-    adapter = ResolutionAdapter(g, mode)
-    torch.testing.assert_close(adapter(f, x), adapter(f, padded)[:, :h, :w])
+    mixer = around(f, g, mode)
+    torch.testing.assert_close(mixer(x), mixer(padded)[:, :h, :w])
+
+
+class Flip(torch.nn.Module):
+    def forward(self, x):
+        return x.flip(-1)
 
 
 def test_global_mixes_all_tokens_at_once():
     x = torch.randn(2, 3, 5, 4)
-    out = ResolutionAdapter(14, 'global').apply(lambda x, mask: x.flip(2), x)
+    out = around(Flip(), 14, 'global')(x)
     assert torch.equal(out, x.flip(1).flip(2))
 
 
@@ -108,7 +118,7 @@ def test_memory_is_linear_at_detection_size(mode):
     mixer = TokenLinear(14 * 14, 14 * 14)
     x = torch.randn(1, 200, 336, 8, requires_grad=True)
     with LargestTensor() as largest:
-        out = ResolutionAdapter(14, mode)(mixer, x)
+        out = around(mixer, 14, mode)(x)
         out.sum().backward()
     assert largest.numel <= 210 * 336 * 8  # the map, up to whole windows
 
@@ -135,6 +145,6 @@ def test_other_bad_resolutions():
     with pytest.raises(TypeError, match='no name'):
         parse_resolution(3, 4)
     with pytest.raises(ValueError, match="'nearest' is unknown; choose one of 'bilinear'"):
-        ResolutionAdapter(14, 'window', 'nearest')
+        Resolution(14, 'window', 'nearest')
     with pytest.raises(ValueError, match='mode .* unknown'):
-        ResolutionAdapter(14, 'tile')
+        Resolution(14, 'tile')

@@ -4,7 +4,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from mlp_backbones.models.layers import ResolutionAdapter, TokenLinear, build_resampling_matrix
+from mlp_backbones.models.layers import (
+    AnyResolution,
+    Resolution,
+    TokenLinear,
+    build_resampling_matrix,
+)
 
 
 @given(st.integers(1, 20), st.integers(1, 20))
@@ -23,8 +28,7 @@ def test_a_checkpoint_of_another_grid_is_the_adapter_at_that_size(old, new, inte
     target = TokenLinear(new**2, new**2, interpolation=interpolation).double()
     target.load_state_dict(source.state_dict())
     x = torch.randn(2, new, new, 3, dtype=torch.float64)
-    adapter = ResolutionAdapter(old, 'interpolate', interpolation)
-    expected = adapter(source, x)
+    expected = AnyResolution(source, Resolution(old, 'interpolate', interpolation))(x)
     torch.testing.assert_close(target(x.flatten(1, 2).mT).mT.view_as(x), expected)
     if old == new:
         assert torch.equal(target.weight, source.weight)

@@ -1,0 +1,166 @@
+"""The pyramid: four stages with patch merging between them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import partial
+
+from torch import Tensor, nn
+
+from ..layers import PatchEmbed, PatchMerging, Region, Resolution, Sizes, keep_valid, shrink
+from ..layers.slices import by_bands
+from .base import (
+    Backbone,
+    as_tuple,
+    check_out_indices,
+    check_positive,
+    check_range,
+    stochastic_depth,
+    to_feature_map,
+)
+
+
+class PyramidBackbone(Backbone):
+    """Four stages of blocks with patch merging between them.
+
+    A patch embedding of stride 4, then stages at strides 4, 8, 16 and 32; each output
+    has a norm of its own. A family gives ``presets`` and ``make_block``.
+
+    Args:
+        arch: A preset, or a dict with 'channels' and 'depths', one entry per stage, and
+            optionally 'mixing_strides' and any argument of the family's block. The
+            token-mixing grid of a stage has ``ceil(pretrain_img_size / mixing_stride)``
+            tokens a side. Default: 'tiny'.
+        in_channels: Channels of the image. Default: 3.
+        pretrain_img_size: Side in pixels of the square images that the token-mixing
+            weights are made for. Default: 224.
+        resolution: How token mixing meets maps of other sizes: 'interpolate', 'window',
+            'grid', modes that alternate by block such as 'window+interpolate', or one of
+            these per stage. Default: the family's ``default_resolution``, which is what came
+            out best in docs/resolution.md.
+        interpolation: 'bilinear' (default) or 'bicubic'.
+        out_indices: Stages whose maps are returned. Stages after the last of them are
+            not built. Default: (0, 1, 2, 3).
+        frozen_stages: -1 freezes nothing, 0 the patch embedding, n the first n stages
+            as well. Default: -1.
+        drop_path_rate: Stochastic depth of the last block; it rises linearly from 0 at
+            the first. Default: 0.1.
+        with_cp: Whether to recompute each block's activations in the backward pass,
+            which saves memory. Default: False.
+        init_cfg: mmengine's initialisation config, such as
+            ``dict(type='Pretrained', checkpoint=...)``. Default: None.
+        block_options: Arguments of the family's block, which win over those in ``arch``.
+    """
+
+    default_resolution = 'window+interpolate'
+
+    def __init__(
+        self,
+        arch: str | dict = 'tiny',
+        in_channels: int = 3,
+        pretrain_img_size: int = 224,
+        resolution: str | Sequence[str] | None = None,
+        interpolation: str | None = None,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        frozen_stages: int = -1,
+        drop_path_rate: float = 0.1,
+        with_cp: bool = False,
+        init_cfg: dict | list[dict] | None = None,
+        **block_options,
+    ):
+        super().__init__(in_channels, with_cp, init_cfg)
+        options = {**self.resolve_arch(arch, required=('channels', 'depths')), **block_options}
+        channels = as_tuple(options.pop('channels'))
+        depths = as_tuple(options.pop('depths'))
+        mixing_strides = as_tuple(options.pop('mixing_strides', (16, 16, 16, 32)))
+        per_stage = dict(channels=channels, depths=depths, mixing_strides=mixing_strides)
+        if any(len(values) != 4 for values in per_stage.values()):
+            raise ValueError(
+                'channels, depths and mixing_strides of an arch have 4 entries each, one per '
+                f'stage; got {per_stage}.'
+            )
+        for name, values in per_stage.items():
+            for value in values:
+                check_positive(name, value)
+        check_positive('pretrain_img_size', pretrain_img_size)
+        self.check_options(options)
+        self.out_indices = check_out_indices(out_indices, len(depths))
+        self.frozen_stages = check_range('frozen_stages', frozen_stages, -1, len(depths))
+        num_stages = max(self.out_indices) + 1
+        grids = [-(-pretrain_img_size // stride) for stride in mixing_strides]
+        self.resolutions = self.make_resolutions(grids, depths, resolution, interpolation)
+        drop_rates = iter(stochastic_depth(drop_path_rate, sum(depths)))
+
+        self.patch_embed = PatchEmbed(in_channels, channels[0], patch_size=4)
+        self.merges = nn.ModuleList()  # merges[i] leads into stage i
+        self.stages = nn.ModuleList()
+        for i in range(num_stages):
+            self.merges.append(PatchMerging(channels[i - 1], channels[i]) if i else nn.Identity())
+            blocks = [
+                self.make_block(
+                    dim=channels[i], resolution=r, drop_path=next(drop_rates), **options
+                )
+                for r in self.resolutions[i]
+            ]
+            self.stages.append(nn.ModuleList(blocks))
+        self.norms = nn.ModuleDict(
+            {str(i): nn.LayerNorm(channels[i], eps=1e-6) for i in self.out_indices}
+        )
+        self._freeze()
+
+    def is_unbuilt(self, name: str) -> bool:
+        match = re.match(r'(stages|merges|norms)\.([0-3])\.', name)
+        if match is None:
+            return False
+        stage = int(match[2])
+        return stage >= len(self.stages) or match[1] == 'norms' and stage not in self.out_indices
+
+    @property
+    def num_blocks(self) -> int:
+        return sum(map(len, self.stages))
+
+    def block_of(self, name: str) -> int | None:
+        part, *numbers = name.split('.')[:3]
+        if part == 'patch_embed':
+            return -1
+        if part == 'norms':
+            return None
+        first = sum(map(len, self.stages[: int(numbers[0])]))
+        # the merging into a stage goes with its first block
+        return first if part == 'merges' else first + int(numbers[1])
+
+    def frozen_modules(self) -> list[nn.Module]:
+        frozen = [self.patch_embed] if self.frozen_stages >= 0 else []
+        for i in range(min(self.frozen_stages, len(self.stages))):
+            frozen += [self.merges[i], self.stages[i]]
+            frozen += [self.norms[str(i)]] if i in self.out_indices else []
+        return frozen
+
+    def forward(self, x: Tensor, valid_sizes: Sizes = None) -> tuple[Tensor, ...]:
+        """Images (B, C, H, W) -> one map (B, C_i, ceil(H / s_i), ceil(W / s_i)) for each of
+        ``out_indices``, of stride s_i = 4, 8, 16, 32, contiguous in memory.
+
+        ``valid_sizes``: see :meth:`Backbone.valid_sizes`.
+        """
+        self.check_input(x)
+        sizes = self.valid_sizes(x, valid_sizes)
+        x, sizes, region = self.patch_embed(x, sizes), shrink(sizes, 4), None
+        outs = []
+        for i, blocks in enumerate(self.stages):
+            if i:
+                x, sizes = self.merges[i](x, region), shrink(sizes, 2)
+            region = self.region(x, sizes, self.resolutions[i])
+            for block, resolution in zip(blocks, self.resolutions[i], strict=True):
+                x = self.run_local(block, x, region, resolution)
+            if i in self.out_indices:
+                outs.append(keep_valid(self.norms[str(i)](x), region))
+        return tuple(map(to_feature_map, outs))
+
+    def run_local(
+        self, block: nn.Module, x: Tensor, region: Region, resolution: Resolution | None
+    ) -> Tensor:
+        """Apply a block, which in windows is local to bands of rows."""
+        if resolution is not None and resolution.mode == 'window':
+            block = partial(by_bands, block, rows=resolution.grid)
+        return self.run(block, x, region)
