@@ -195,9 +195,9 @@ def rename_foreign(model: Backbone, state_dict: dict[str, Tensor], prefix: str) 
 
 
 def rename_earlier(model: Backbone, weights: dict[str, Tensor], prefix: str = '') -> None:
-    """Give weights that have our names of before version 0.2 those of today, in place.
+    """Give weights that have earlier names of ours those of today, in place.
 
-    A resolution adapter is a module around its mixer f since then, and LayerScale is one too.
+    Once a resolution adapter was no module around its mixer f, and LayerScale none of its own.
     """
     for name in model.state_dict():
         earlier = name.replace('.f.', '.').removesuffix('.gamma')

@@ -186,6 +186,22 @@ def test_a_backbone_takes_foreign_names_by_itself():
     }
 
 
+@pytest.mark.parametrize('cls', [PlainGMLP, PlainMLPMixer, PlainResMLP, PlainViT])
+def test_weights_with_earlier_names_of_ours_are_loaded(cls):
+    """Of when neither the resolution adapter nor LayerScale was a module around a parameter."""
+    source = build(cls)
+    earlier = {
+        name.replace('.f.', '.').removesuffix('.gamma'): value
+        for name, value in source.state_dict().items()
+    }
+    assert earlier.keys() != source.state_dict().keys()
+    by_torch, by_init_cfg = build(cls), build(cls)
+    by_torch.load_state_dict(earlier)
+    load_weights(by_init_cfg, earlier)
+    assert_equal(by_torch, source)
+    assert_equal(by_init_cfg, source)
+
+
 @pytest.mark.parametrize('strict', [True, False])
 def test_a_part_of_a_backbone_is_refused(strict):
     """Loaders that are not strict would leave the rest with random values."""
