@@ -8,6 +8,12 @@ from torch import Tensor, nn
 
 # torch 2.1 has it in _dynamo alone
 is_compiling = getattr(torch.compiler, 'is_compiling', None) or torch._dynamo.is_compiling
+try:
+    from torch.fx.experimental.symbolic_shapes import statically_known_true
+except ImportError:  # torch 2.1, whose compiler makes a graph for each answer
+
+    def statically_known_true(x: bool) -> bool:
+        return x
 
 
 def is_recording() -> bool:
@@ -25,8 +31,4 @@ def is_zero(n: int) -> bool:
     """Whether a length is known to be 0: one that a program is recorded for any of is not."""
     if not is_compiling():
         return not isinstance(n, Tensor) and n == 0
-    try:
-        from torch.fx.experimental.symbolic_shapes import statically_known_true
-    except ImportError:  # torch 2.1
-        return n == 0
     return statically_known_true(n == 0)
