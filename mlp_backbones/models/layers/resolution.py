@@ -96,16 +96,12 @@ class Grid:
 
     @staticmethod
     def partition(x: Tensor, region: Region, g: int) -> Tensor:
-        (rows, has_row), (columns, has_column) = Grid.sources(x, region, g)
-        # tokens first in memory, as windows have them: (g, r, g, s) -> (g, g, r, s)
+        rows, columns, there = Grid.sources(x, region, g)
         parts = take(x, rows.flatten(1), columns.flatten(1))
         parts = parts.unflatten(2, columns.shape[1:]).unflatten(1, rows.shape[1:])
-        there = has_row[:, :, :, None, None] & has_column[:, None, None]
         if not is_full(region, g):
             parts = parts * there[..., None]
-        parts = parts.permute(1, 3, 0, 2, 4, 5)  # (g, g, B, r, s, C)
-        parts = parts.contiguous().flatten(3, 4).flatten(0, 1)
-        return parts.permute(1, 2, 3, 0)
+        return tokens_first(parts.permute(1, 3, 0, 2, 4, 5))
 
     @staticmethod
     def unpartition(parts: Tensor, region: Region, g: int) -> Tensor:
@@ -123,8 +119,7 @@ class Grid:
     def mask(x: Tensor, region: Region, g: int) -> Tensor | None:
         if is_full(region, g):
             return None
-        (_, has_row), (_, has_column) = Grid.sources(x, region, g)
-        there = has_row[:, :, :, None, None] & has_column[:, None, None]  # (B, g, r, g, s)
+        _, _, there = Grid.sources(x, region, g)
         there = there.permute(0, 2, 4, 1, 3).flatten(3, 4).flatten(1, 2)
         return there.expand(x.shape[0], -1, -1)
 
@@ -138,19 +133,20 @@ class Grid:
         return n, (n + g - 1) // g
 
     @staticmethod
-    def sources(x: Tensor, region: Region, g: int) -> list[tuple[Tensor, Tensor]]:
-        """For each axis the place on the map of every token of the groups, (B, g, r), and
-        whether there is one.
+    def sources(x: Tensor, region: Region, g: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The rows of the map for those of the groups, (B, g, r), the columns, (B, g, s), and
+        which of these tokens there are, (B, g, r, g, s); of batch 1 if all images fill the map.
         """
-        sources = []
+        places, inside = [], []
         for axis in (0, 1):
             n, step = (m[..., None] for m in Grid.steps(x, region, g, axis))
             position = torch.arange(g, device=x.device)[:, None]
             group = torch.arange((region.size[axis] + g - 1) // g, device=x.device)
             source = position * step + group
             there = (group < step) & (source < n)
-            sources.append((source * there, there))
-        return sources
+            places.append(source * there)
+            inside.append(there)
+        return *places, inside[0][:, :, :, None, None] & inside[1][:, None, None]
 
 
 def is_full(region: Region, g: int) -> bool:
@@ -158,13 +154,18 @@ def is_full(region: Region, g: int) -> bool:
     return region.mask is None and all(is_zero((n + g - 1) // g * g - n) for n in region.size)
 
 
-def window_partition(x: Tensor, g: int) -> Tensor:
-    """(B, r g, s g, C) -> (B, r s, C, g g), tokens first in memory: to a linear mixer the
-    windows are then one matrix.
+def tokens_first(x: Tensor) -> Tensor:
+    """(g, g, B, r, s, C) -> (B, r s, C, g g), in memory as it was: to a linear mixer, the parts
+    are then one matrix.
     """
-    x = x.unflatten(2, (-1, g)).unflatten(1, (-1, g)).permute(2, 4, 0, 1, 3, 5)
     x = x.contiguous().flatten(3, 4).flatten(0, 1)  # (g g, B, r s, C)
     return x.permute(1, 2, 3, 0)
+
+
+def window_partition(x: Tensor, g: int) -> Tensor:
+    """(B, r g, s g, C) -> (B, r s, C, g g)."""
+    x = x.unflatten(2, (-1, g)).unflatten(1, (-1, g))  # (B, r, g, s, g, C)
+    return tokens_first(x.permute(2, 4, 0, 1, 3, 5))
 
 
 def window_unpartition(parts: Tensor, rows: int, columns: int, g: int) -> Tensor:

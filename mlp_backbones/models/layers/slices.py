@@ -68,10 +68,10 @@ def is_sliced(module: nn.Module, x: Tensor, width: int) -> bool:
     """Whether tokens (..., C), of which ``module`` makes some ``width`` wide, go in slices."""
     if is_recording() or torch.is_grad_enabled() or module.training or x.device.type != 'cpu':
         return False
-    return x[..., 0].numel() * width > 2 * SLICE and all(map(is_plain, module.modules()))
+    return x[..., 0].numel() * width > 2 * SLICE and all(map(is_token_wise, module.modules()))
 
 
-def is_plain(m: nn.Module) -> bool:
+def is_token_wise(m: nn.Module) -> bool:
     """Whether nobody listens to ``m`` and its weights, if any, work on each token by itself."""
     if m._forward_hooks or m._forward_pre_hooks:
         return False

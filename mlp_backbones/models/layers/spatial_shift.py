@@ -37,7 +37,7 @@ class SpatialShift(nn.Module):
         groups = x.tensor_split(len(self.steps), -1)
         return torch.cat(
             [
-                keep_edge(shift(group, *step), group, step, region)
+                keep_edge(shift(group, group, step), group, step, region)
                 for step, group in zip(self.steps, groups, strict=True)
             ],
             -1,
@@ -47,44 +47,30 @@ class SpatialShift(nn.Module):
         return f'steps={self.steps}'
 
 
-def shift(x: Tensor, rows: int, columns: int) -> Tensor:
-    """Token (i - rows, j - columns) at (i, j), and where there is none the token itself."""
-    kept, moved, source = split(x, rows, 1)
-    if columns:
-        kept_columns, _, _ = split(moved, columns, 2)
-        _, _, source = split(source, columns, 2)
-        source = join(kept_columns, source, columns, 2)
-    return join(kept, source, rows, 1)
-
-
-def split(x: Tensor, step: int, axis: int) -> tuple[Tensor, Tensor, Tensor]:
-    """What an axis keeps at a step, what it moves to, and what it moves there."""
+def shift(x: Tensor, source: Tensor, steps: tuple[int, ...], axis: int = 1) -> Tensor:
+    """``source`` moved by ``steps`` along the axes from ``axis`` on, and x where nothing comes."""
+    if not steps:
+        return source
+    step, *others = steps
+    if step == 0:
+        return shift(x, source, others, axis + 1)
     n, d = x.shape[axis], abs(step)
-    if step == 0:
-        return x[:0], x, x
-    if d > 1 and not isinstance(n, Tensor):
+    if d > 1 and not isinstance(n, Tensor):  # of 1, a compiler need not ask
         d = min(d, n)
-    low, high = x.narrow(axis, 0, d), x.narrow(axis, n - d, d)
-    first, last = x.narrow(axis, 0, n - d), x.narrow(axis, d, n - d)
-    return (low, last, first) if step > 0 else (high, first, last)
+    here, there = (d, 0) if step > 0 else (0, d)  # where moved tokens come to, and come from
+    moved = shift(x.narrow(axis, here, n - d), source.narrow(axis, there, n - d), others, axis + 1)
+    parts = [x.narrow(axis, 0, d), moved] if step > 0 else [moved, x.narrow(axis, n - d, d)]
+    return torch.cat(parts, axis)
 
 
-def join(kept: Tensor, moved: Tensor, step: int, axis: int) -> Tensor:
-    if step == 0:
-        return moved
-    return torch.cat([kept, moved] if step > 0 else [moved, kept], axis)
-
-
-def keep_edge(moved: Tensor, x: Tensor, step: tuple[int, int], region: Region | None) -> Tensor:
-    """``moved`` by ``step``, and x where it came from beyond the bottom or right of an image."""
+def keep_edge(moved: Tensor, x: Tensor, steps: tuple[int, int], region: Region | None) -> Tensor:
+    """``moved`` by ``steps``, and x where it came from beyond the bottom or right of an image."""
     if region is None or region.sizes is None:
         return moved
-    inside = None
-    for axis in (0, 1):
-        if step[axis] < 0:
-            shape = [1, 1, 1]
-            shape[axis] = -1
-            i = torch.arange(region.size[axis], device=x.device).view(shape)
-            below = i - step[axis] < region.sizes[:, axis, None, None, None]
-            inside = below if inside is None else inside & below
-    return moved if inside is None else torch.where(inside, moved, x)
+    for axis, step in enumerate(steps):
+        if step < 0:
+            i = torch.arange(region.size[axis], device=x.device) - step
+            inside = i < region.sizes[:, axis, None]  # (B, H) or (B, W)
+            inside = inside[:, :, None, None] if axis == 0 else inside[:, None, :, None]
+            moved = torch.where(inside, moved, x)
+    return moved

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from mlp_backbones.models import S2MLP, PlainS2MLP
 from mlp_backbones.models.backbones.s2mlp import S2MLPBlock
-from mlp_backbones.models.layers import Affine, SpatialShift
+from mlp_backbones.models.layers import Affine, SpatialShift, make_region
 
 side = st.integers(1, 12)
 directions = st.sampled_from([4, 8])
@@ -42,6 +42,14 @@ def test_inside_the_border_it_is_a_one_hot_depthwise_convolution(h, w, direction
         kernel[group, 0, 1 + i, 1 + j] = 1
     conv = F.conv2d(x.permute(0, 3, 1, 2), kernel, groups=16).permute(0, 2, 3, 1)
     assert torch.equal(SpatialShift(directions)(x)[:, 1:-1, 1:-1], conv)
+
+
+@given(directions, distance, st.lists(st.tuples(side, side), min_size=1, max_size=3))
+def test_each_image_of_a_batch_repeats_its_own_edge(directions, distance, sizes):
+    shift, x = SpatialShift(directions, distance), torch.randn(len(sizes), 13, 12, 16)
+    moved = shift(x, make_region(x, torch.tensor(sizes)))
+    for i, (h, w) in enumerate(sizes):
+        assert torch.equal(moved[i, :h, :w], shift(x[i : i + 1, :h, :w])[0])
 
 
 def test_the_gradient_is_exact():
