@@ -30,6 +30,7 @@ from ..layers import (
     parse_resolution,
 )
 from ..layers.resampling import check_interpolation
+from ..layers.slices import by_bands
 
 
 class Backbone(BaseModule):
@@ -163,10 +164,14 @@ class Backbone(BaseModule):
             for grid, depth, p in zip(grids, depths, patterns, strict=True)
         ]
 
-    def run(self, block: nn.Module, x: Tensor, region: Region) -> Tensor:
+    def run(
+        self, block: nn.Module, x: Tensor, region: Region, resolution: Resolution | None
+    ) -> Tensor:
         """Apply a block; with ``with_cp``, recompute it in the backward pass."""
         if self.with_cp and torch.is_grad_enabled():
             return checkpoint(block, x, region, use_reentrant=False)
+        if resolution is not None and resolution.is_local_to_bands:
+            return by_bands(block, x, region, resolution.grid)
         return block(x, region)
 
     def frozen_modules(self) -> list[nn.Module]:

@@ -180,7 +180,7 @@ class PlainBackbone(Backbone):
             x = torch.cat([token, x.flatten(1, 2)], dim=1)
         outs = []
         for i, layer in enumerate(self.layers):
-            x = self.run(layer, x, region)
+            x = self.run(layer, x, region, self.resolutions[i])
             if i in self.out_indices:
                 y = self.norm(x) if i == self.num_layers - 1 else x
                 token = None

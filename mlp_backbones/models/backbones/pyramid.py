@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import partial
 
 from torch import Tensor, nn
 
-from ..layers import PatchEmbed, PatchMerging, Region, Resolution, Sizes, keep_valid, shrink
-from ..layers.slices import by_bands
+from ..layers import PatchEmbed, PatchMerging, Sizes, keep_valid, shrink
 from .base import (
     Backbone,
     as_tuple,
@@ -152,15 +150,7 @@ class PyramidBackbone(Backbone):
                 x, sizes = self.merges[i](x, region), shrink(sizes, 2)
             region = self.region(x, sizes, self.resolutions[i])
             for block, resolution in zip(blocks, self.resolutions[i], strict=True):
-                x = self.run_local(block, x, region, resolution)
+                x = self.run(block, x, region, resolution)
             if i in self.out_indices:
                 outs.append(keep_valid(self.norms[str(i)](x), region))
         return tuple(map(to_feature_map, outs))
-
-    def run_local(
-        self, block: nn.Module, x: Tensor, region: Region, resolution: Resolution | None
-    ) -> Tensor:
-        """Apply a block, which in windows is local to bands of rows."""
-        if resolution is not None and resolution.mode == 'window':
-            block = partial(by_bands, block, rows=resolution.grid)
-        return self.run(block, x, region)

@@ -227,6 +227,11 @@ class Resolution:
         """Number of tokens that a mixer of the grid has: ``prefix_tokens + grid**2``."""
         return self.prefix_tokens + self.grid**2
 
+    @property
+    def is_local_to_bands(self) -> bool:
+        """Whether tokens are mixed within bands of ``grid`` rows alone."""
+        return self.mode == 'window' and not self.prefix_tokens
+
 
 class AnyResolution(nn.Module):
     """A token mixer f of one grid, on maps of any size.

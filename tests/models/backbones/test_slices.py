@@ -5,7 +5,7 @@ import torch
 from families import every_resolution, small
 from torch import nn
 
-from mlp_backbones.models import GMLP, ResMLP
+from mlp_backbones.models import GMLP, PlainGMLP, ResMLP
 from mlp_backbones.models.backbones.gmlp import GMLPBlock
 from mlp_backbones.models.layers import AnyResolution, slices
 
@@ -40,9 +40,10 @@ def test_slices_change_nothing(cls, resolution, sizes, sliced, monkeypatch):
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
-def test_blocks_in_windows_go_in_bands(sliced):
+@pytest.mark.parametrize('cls', [GMLP, PlainGMLP])
+def test_blocks_in_windows_go_in_bands(cls, sliced):
     with torch.no_grad():
-        small(GMLP, resolution='window').eval()(torch.randn(1, 3, 90, 75))
+        small(cls, resolution='window').eval()(torch.randn(1, 3, 90, 75))
     assert any(isinstance(m, GMLPBlock) for m in sliced)
 
 
