@@ -94,7 +94,7 @@ def test_only_weights_decay(path):
         ),
         (['train.py', MASK_RCNN, '--amp'], ['needs a GPU']),
         (['test.py', MASK_RCNN, 'nowhere.pth'], ['no checkpoint nowhere.pth']),
-        (['test.py', MASK_RCNN, 'LICENSE'], ['LICENSE is no checkpoint']),
+        (['test.py', MASK_RCNN, 'LICENSE'], ['LICENSE cannot be read as a checkpoint']),
         (['test.py', MASK_RCNN, 'a.pth', '--out', 'folder'], ['must end in .pkl']),
     ],
     ids=lambda value: ' '.join(value) if 'py' in value[0] else None,

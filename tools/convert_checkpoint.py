@@ -107,8 +107,6 @@ def convert(args: argparse.Namespace) -> str:
         raise ValueError(f'{args.src}: {error}') from error
     meta = dict(source=report.source, checkpoint=report.checkpoint, backbone=report.backbone)
     write_weights(dst, {k: v.detach() for k, v in model.state_dict().items()}, meta)
-    if report.warning:
-        print(f'convert_checkpoint.py: warning: {args.src}: {report.warning}', file=sys.stderr)
     return f'{report}\nwritten   {dst}'
 
 

@@ -15,6 +15,8 @@ except ImportError as error:
 from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 
+from mlp_backbones.checkpoints import CheckpointError, safe_loading
+
 
 def parse_args() -> argparse.Namespace:
     parser = launch.argument_parser(__doc__.splitlines()[0])
@@ -115,12 +117,15 @@ def test_config(args: argparse.Namespace) -> Config:
 
 def main() -> None:
     args = parse_args()
-    launch.allow_training_state()
     try:
         cfg = test_config(args)
     except (ImportError, OSError, ValueError) as error:
         sys.exit(f'test.py: {error}')
-    Runner.from_cfg(cfg).test()
+    try:
+        with safe_loading():
+            Runner.from_cfg(cfg).test()
+    except CheckpointError as error:
+        sys.exit(f'test.py: {error}')
     launch.leave_process_group()
 
 

@@ -14,6 +14,8 @@ except ImportError as error:
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from mlp_backbones.checkpoints import CheckpointError, safe_loading
+
 
 def parse_args() -> argparse.Namespace:
     parser = launch.argument_parser(__doc__.splitlines()[0])
@@ -54,12 +56,15 @@ def training_config(args: argparse.Namespace) -> Config:
 
 def main() -> None:
     args = parse_args()
-    launch.allow_training_state()
     try:
         cfg = training_config(args)
     except (ImportError, OSError, ValueError) as error:
         sys.exit(f'train.py: {error}')
-    Runner.from_cfg(cfg).train()
+    try:
+        with safe_loading():
+            Runner.from_cfg(cfg).train()
+    except CheckpointError as error:
+        sys.exit(f'train.py: {error}')
     launch.leave_process_group()
 
 

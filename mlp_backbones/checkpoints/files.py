@@ -15,7 +15,7 @@ import tempfile
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlparse
@@ -27,39 +27,23 @@ from mmengine.fileio import get_local_path
 from mmengine.logging import print_log
 from torch import Tensor
 
+from .stand_ins import plain, stand_ins
+
+MOST_EXPANDED = 20  # times its size that a compressed file may become, beyond 1 GiB
 TIMEOUT = 30  # seconds without an answer
 # Where training programs put the weights in a checkpoint.
 WRAPPERS = ('state_dict', 'model', 'module')
 
 
-class Skipped:
-    """Stands for an object of a training state, which is neither needed nor built."""
-
-    def __init__(self, *args, **kwargs):
-        pass
-
-    def __setstate__(self, state):
-        pass
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be read, or that does not fit."""
 
 
-def _skip(*args) -> Skipped:
-    return Skipped()
+def read_checkpoint(address: str) -> dict:
+    """All that a checkpoint holds, as tensors and plain values; nothing in it is run.
 
-
-def _skippable() -> list:
-    """What mmengine, timm and DeiT save beside the weights: log values, numpy's random
-    state, options. `torch.load` meets a stand-in for each, so that none of them is built.
-    """
-    functions = ['builtins.getattr', 'builtins.slice']
-    classes = ['argparse.Namespace', 'mmengine.logging.history_buffer.HistoryBuffer']
-    for package in ('numpy.core', 'numpy._core'):
-        functions += [f'{package}.multiarray.{name}' for name in ('_reconstruct', 'scalar')]
-    classes += ['numpy.ndarray', 'numpy.dtype']
-    return [*((_skip, name) for name in functions), *((Skipped, name) for name in classes)]
-
-
-def read_weights(address: str) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by their names, as they are in it.
+    Beside Python's own values that is what :mod:`.stand_ins` names: numpy's arrays and numbers,
+    mmengine's ``HistoryBuffer``, options as dicts.
 
     Args:
         address: A path, or an address such as ``https://...``, which is downloaded once.
@@ -68,23 +52,27 @@ def read_weights(address: str) -> dict[str, Tensor]:
         FileNotFoundError: if there is no such file.
         ConnectionError: if the address cannot be reached.
         ImportError: for safetensors, if that package is not installed.
-        ValueError: if it is no whole checkpoint, or holds objects other than weights.
+        CheckpointError: if it is no whole checkpoint, or holds objects of other classes.
     """
     with local_file(address) as path:
         reader = _find_reader(path, address)
         try:
             content = reader(path)
-        except (ImportError, MemoryError):
+        except ImportError:
             raise
         except Exception as error:  # a damaged file fails in a dozen ways
             reason = _why_refused(error)
-            raise ValueError(f'{address} cannot be read as a checkpoint: {reason}') from error
-    weights = _unwrap(content)
-    if not weights:
-        raise ValueError(
+            raise CheckpointError(f'{address} cannot be read as a checkpoint: {reason}') from error
+    if not find_weights(content):
+        raise CheckpointError(
             f'{address} is no checkpoint: it holds no weights, but {_summary(content)}.'
         )
-    return weights
+    return content
+
+
+def read_weights(address: str) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by their names, see :func:`read_checkpoint`."""
+    return find_weights(read_checkpoint(address))
 
 
 @contextmanager
@@ -183,27 +171,34 @@ def write_weights(target: str | Path, weights: dict[str, Tensor], meta: dict[str
 
 def _find_reader(path: str, address: str) -> Callable[[str], object]:
     if os.path.isdir(path):
-        raise ValueError(f'{address} cannot be read as a checkpoint: it is a folder.')
+        raise CheckpointError(f'{address} cannot be read as a checkpoint: it is a folder.')
     with open(path, 'rb') as file:
         start = file.read(9)
     if not start:
-        raise ValueError(f'{address} cannot be read as a checkpoint: it is empty.')
+        raise CheckpointError(f'{address} cannot be read as a checkpoint: it is empty.')
     if start[8:] == b'{':  # safetensors: eight bytes of length, then JSON
         return _read_safetensors
     if start[:1] == b'\x80':  # torch.save before 1.6: pickles
         return _read_torch
     if start.startswith(b'PK'):
         if not zipfile.is_zipfile(path):
-            raise ValueError(
+            raise CheckpointError(
                 f'{address} cannot be read as a checkpoint: it was cut off while it was '
                 'written or downloaded.'
             )
-        names = zipfile.ZipFile(path).namelist()
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            size = sum(item.file_size for item in archive.infolist())
+        if size > max(MOST_EXPANDED * os.path.getsize(path), 2**30):
+            raise CheckpointError(
+                f'{address} cannot be read as a checkpoint: its {os.path.getsize(path)} bytes '
+                f'would become {size}.'
+            )
         if any(name.endswith('.npy') for name in names):
             return _read_npz
         if any(name.endswith('data.pkl') for name in names):
             return _read_torch
-    raise ValueError(
+    raise CheckpointError(
         f'{address} cannot be read as a checkpoint: it is no file of torch.save, no safetensors '
         'and no .npz.'
     )
@@ -234,27 +229,8 @@ def _read_torch(path: str) -> object:
             damaged = archive.testzip()  # torch.load does not look at the checksums
         if damaged:
             raise ValueError(f'the checksum of {damaged} is wrong, the file is damaged')
-    with _stand_ins():
-        return torch.load(path, map_location='cpu', weights_only=True)
-
-
-@contextmanager
-def _stand_ins() -> Iterator[None]:
-    """Let ``torch.load(weights_only=True)`` meet the stand-ins, and nothing that other
-    code has allowed it: mmengine allows ``getattr``, with which a pickle can run code.
-    """
-    serialization = torch.serialization
-    if not hasattr(serialization, 'get_unsafe_globals_in_checkpoint'):
-        yield  # torch before 2.6 knows no stand-ins
-        return
-    allowed = serialization.get_safe_globals()
-    serialization.clear_safe_globals()
-    serialization.add_safe_globals(_skippable())
-    try:
-        yield
-    finally:
-        serialization.clear_safe_globals()
-        serialization.add_safe_globals(allowed)
+    with stand_ins():
+        return plain(torch.load(path, map_location='cpu', weights_only=True))
 
 
 def _why_refused(error: Exception) -> str:
@@ -268,7 +244,8 @@ def _why_refused(error: Exception) -> str:
         why = f' ({reason[1]})' if reason else ''
         what = f'it is damaged{why}, or holds objects other than weights;'
     else:
-        return f'it is damaged or was cut off ({text.splitlines()[0] if text else repr(error)}).'
+        why = text.splitlines()[0] if text else repr(error)
+        return f'it is damaged, or was cut off ({why}).'
     return (
         f'{what} unpickling could run any code that its author wished. It was refused, and '
         'nothing in it was run. Ask for the weights as safetensors; or, if you trust the file, '
@@ -276,7 +253,27 @@ def _why_refused(error: Exception) -> str:
     )
 
 
-def _unwrap(content: object) -> dict[str, Tensor]:
+def refuse_not_finite(weights: Mapping[str, Tensor], whose: str) -> None:
+    """Raise CheckpointError if a weight has NaN or infinite values; the error starts ``whose``."""
+    # one number tells of any that is not finite, but may overflow itself
+    bad = [
+        name
+        for name, value in weights.items()
+        if not value.sum().isfinite() and not value.isfinite().all()
+    ]
+    if bad:
+        raise CheckpointError(
+            f'{whose}: {len(bad)} weights hold NaN or infinite values: {some(bad)}.'
+        )
+
+
+def some(names: Iterable[str], limit: int = 3) -> str:
+    """The first few of ``names``."""
+    names = list(names)
+    return ', '.join(names[:limit]) + (', ...' if len(names) > limit else '')
+
+
+def find_weights(content: object) -> dict[str, Tensor]:
     """The state dict in what was read."""
     while isinstance(content, dict):
         inner = [content[key] for key in WRAPPERS if isinstance(content.get(key), dict)]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..models.layers import PositionEmbedding, TokenLinear
 from ..registry import MODELS
-from .files import read_weights
+from .files import CheckpointError, read_weights, refuse_not_finite, some
 from .key_maps import KEY_MAPS, KeyMap
 
 if TYPE_CHECKING:
@@ -39,7 +39,6 @@ class Report:
         used: Our names of the weights that were loaded.
         resized: Our names of those that were resized -> sides of the old and the new grid.
         left_out: What was not loaded -> its names in the checkpoint.
-        not_finite: Our names of weights with NaN or infinite values.
     """
 
     source: str
@@ -48,7 +47,6 @@ class Report:
     used: list[str] = field(default_factory=list)
     resized: dict[str, tuple[int, int]] = field(default_factory=dict)
     left_out: dict[str, list[str]] = field(default_factory=dict)
-    not_finite: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         grids = Counter(self.resized.values())
@@ -80,15 +78,6 @@ class Report:
             f'{left_out} left out'
         )
 
-    @property
-    def warning(self) -> str | None:
-        """What is wrong with the values, if anything is."""
-        if not self.not_finite:
-            return None
-        return (
-            f'{len(self.not_finite)} weights hold NaN or infinite values: {some(self.not_finite)}'
-        )
-
 
 def load_pretrained(
     model: Backbone, address: str, prefix: str | None = None, assign: bool = False
@@ -105,13 +94,13 @@ def load_pretrained(
 
     Raises:
         OSError, ImportError: see :func:`read_weights`.
-        ValueError: if it is no checkpoint, or not one of this model.
+        CheckpointError: if it is no checkpoint, or not one of this model.
     """
     weights = read_weights(address)
     try:
         return load_weights(model, weights, prefix, assign)
-    except ValueError as error:
-        raise ValueError(f'{address}: {error}') from error
+    except CheckpointError as error:
+        raise CheckpointError(f'{address}: {error}') from error
 
 
 def load_weights(
@@ -145,26 +134,22 @@ def load_weights(
     try:
         check_shapes(model, state)
         if unknown:
-            raise ValueError(
+            raise CheckpointError(
                 f'the checkpoint has {len(unknown)} weights that the model has no place for, '
                 f'among them {some(unknown)}.'
             )
         check_complete(model, state)
-    except ValueError as error:
-        raise ValueError(f'{who}: {error}') from error
+    except CheckpointError as error:
+        raise CheckpointError(f'{who}: {error}') from error
 
     axes = token_axes(model)
     for name, value in state.items():
-        if not value.is_floating_point():
-            raise ValueError(f'{who}: {name} holds {value.dtype}, which are no weights.')
         if value.shape != own[name].shape:
             axis = axes[name].tokens[0]
             report.resized[name] = tuple(
                 grid_side(x.shape[axis] - axes[name].prefix) for x in (value, own[name])
             )
-        # one number tells of any that is not finite, but may overflow itself
-        if not value.sum().isfinite() and not value.isfinite().all():
-            report.not_finite.append(name)
+    refuse_not_finite(state, who)
     report.used = list(state)
     state = {name: value.to(own[name].dtype) for name, value in state.items()}
     model.load_state_dict(state, assign=assign)
@@ -176,7 +161,7 @@ def rename_foreign(model: Backbone, state_dict: dict[str, Tensor], prefix: str) 
     names of another source. For the load-state-dict hook.
 
     Raises:
-        ValueError: if they are those of another family.
+        CheckpointError: if they are those of another family.
     """
     given = {key[len(prefix) :]: v for key, v in state_dict.items() if key.startswith(prefix)}
     own = model.state_dict()
@@ -209,16 +194,16 @@ def guess_backbone(weights: Mapping[str, Tensor], prefix: str | None = None) -> 
     """The model that a checkpoint was made with, on the meta device.
 
     Raises:
-        ValueError: if its source is unknown, or it has the sizes of no preset.
+        CheckpointError: if its source is unknown, or it has the sizes of no preset.
     """
     weights, _ = select_prefix(weights, prefix)
     key_map = recognise(weights)
     if key_map is None:
-        raise ValueError(unknown_source(weights))
+        raise CheckpointError(unknown_source(weights))
     state, _, _ = translate(key_map, weights)
     preset = find_preset(key_map.family, sizes(state))
     if preset is None:
-        raise ValueError(
+        raise CheckpointError(
             f'this is a {describe(key_map.family, state)} checkpoint ({key_map.source}), which '
             'are the sizes of no preset; say which backbone it is for.'
         )
@@ -251,7 +236,7 @@ def select_prefix(
     prefix = prefix.rstrip('.') + '.' if prefix else ''
     inside = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
     if not inside:
-        raise ValueError(
+        raise CheckpointError(
             f'no weight has a name that starts with prefix={prefix!r}; there are '
             f'{some(list(weights))}.'
         )
@@ -298,12 +283,12 @@ def own_key_maps() -> list[KeyMap]:
 
 
 def check_family(model: Backbone, key_map: KeyMap | None, weights: Mapping[str, Tensor]) -> None:
-    """Raise ValueError unless ``key_map`` gives the names of parameters of ``model``."""
+    """Raise CheckpointError unless ``key_map`` gives the names of parameters of ``model``."""
     if key_map is None:
-        raise ValueError(unknown_source(weights))
+        raise CheckpointError(unknown_source(weights))
     if key_map.family != type(model).__name__:
         found = describe(key_map.family, translate(key_map, weights)[0])
-        raise ValueError(
+        raise CheckpointError(
             f'this is a {found} checkpoint ({key_map.source}); the backbone is '
             f'{describe_model(model)}.'
         )
@@ -391,8 +376,8 @@ def grid_side(tokens: int) -> int | None:
 
 
 def check_shapes(model: nn.Module, state: Mapping[str, Tensor], prefix: str = '') -> None:
-    """Raise ValueError if a weight in ``state`` has another shape than in ``model`` and is
-    not one that can be resized from grid to grid.
+    """Raise CheckpointError if a weight in ``state`` has another shape than in ``model`` and is
+    not one that can be resized from grid to grid, or if it is no floating-point number.
 
     Loaders that are not strict only log such a weight and leave the parameter random.
     """
@@ -400,6 +385,10 @@ def check_shapes(model: nn.Module, state: Mapping[str, Tensor], prefix: str = ''
     for name, param in model.state_dict().items():
         if prefix + name not in state:
             continue
+        if not state[prefix + name].is_floating_point():
+            raise CheckpointError(
+                f'{prefix}{name} holds {state[prefix + name].dtype}, which are no weights.'
+            )
         old, new = tuple(state[prefix + name].shape), tuple(param.shape)
         if old == new:
             continue
@@ -410,23 +399,23 @@ def check_shapes(model: nn.Module, state: Mapping[str, Tensor], prefix: str = ''
                 if all(grid_side(old[i] - before) for i in of_grid):
                     continue
                 problem = 'its tokens are no square grid, so that it cannot be resized'
-        raise ValueError(
+        raise CheckpointError(
             f'{prefix}{name}: the checkpoint has shape {old}, the model {new}; {problem}.'
         )
 
 
 def check_complete(model: nn.Module, state: Mapping[str, Tensor], prefix: str = '') -> None:
-    """Raise ValueError if ``state`` has a part of the weights of ``model`` but not all."""
+    """Raise CheckpointError if ``state`` has a part of the weights of ``model`` but not all."""
     own = [prefix + name for name in model.state_dict()]
     missing = [name for name in own if name not in state]
     given = [key for key in state if key.startswith(prefix)]
     if given and len(missing) == len(own):
-        raise ValueError(
+        raise CheckpointError(
             f'the checkpoint holds another backbone than {type(model).__name__}: {some(given)}. '
             'To keep only its neck and heads, leave the weights of the backbone out of the file.'
         )
     if given and missing:
-        raise ValueError(
+        raise CheckpointError(
             f'the checkpoint lacks {len(missing)} of the {len(own)} weights of '
             f'{type(model).__name__}, among them {some(missing)}.'
         )
@@ -500,9 +489,3 @@ def _sizes_in_words(found: Sizes | None) -> str:
         return ''
     layers = ' + '.join(map(str, found.depths))
     return f' (width {found.width}, {layers} layers, patch {found.patch_size})'
-
-
-def some(names: Iterable[str], limit: int = 3) -> str:
-    """The first few of ``names``."""
-    names = list(names)
-    return ', '.join(names[:limit]) + (', ...' if len(names) > limit else '')

@@ -9,8 +9,6 @@ expected and what to do.
 import argparse
 import difflib
 import os
-import pickle
-import zipfile
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -20,9 +18,17 @@ import torch
 import torch.distributed
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
-from mmengine.logging import HistoryBuffer, print_log
+from mmengine.logging import print_log
 from mmengine.runner import find_latest_checkpoint
 
+from mlp_backbones.checkpoints import (
+    CheckpointError,
+    find_weights,
+    knows_stand_ins,
+    read_checkpoint,
+    refuse_not_finite,
+    resolve,
+)
 from mlp_backbones.environment import require
 
 # The settings of a config that hold paths below its data_root.
@@ -246,111 +252,41 @@ def _missing_path(path: Any, setting: str) -> Iterator[str]:
         yield f'{path} is empty ({setting})'
 
 
-def _history_buffer_statistic(owner: type, name: str) -> Any:
-    """``getattr`` as a pickled HistoryBuffer uses it, and nothing more."""
-    if owner is not HistoryBuffer:
-        raise pickle.UnpicklingError(
-            f'getattr({owner!r}, {name!r}) is not allowed in a checkpoint'
-        )
-    return getattr(owner, name)
-
-
-def allow_training_state() -> None:
-    """Let ``torch.load(weights_only=True)`` read mmengine's training state.
-
-    torch >= 2.6 loads that way by default, and mmengine 0.10.7 does not say
-    that a checkpoint's message hub holds HistoryBuffers of numpy arrays, so
-    that ``--resume`` fails on its own checkpoints. onedl-mmengine says so
-    itself. The functions in a HistoryBuffer are pickled as calls of getattr;
-    allowing that as such would open a way to run code for every later load.
-    """
-    if not _loads_weights_only():
-        return
-    import numpy as np
-
-    core = np._core if hasattr(np, '_core') else np.core
-    torch.serialization.add_safe_globals(
-        [
-            HistoryBuffer,
-            (_history_buffer_statistic, 'builtins.getattr'),
-            core.multiarray._reconstruct,
-            core.multiarray.scalar,
-            np.ndarray,
-            np.dtype,
-            *(
-                type(np.dtype(kind))
-                for kind in (np.float64, np.float32, np.int64, np.int32, np.uint32, np.bool_)
-            ),
-        ]
-    )
-
-
-def _loads_weights_only() -> bool:
-    version = torch.__version__.split('+')[0].split('.')
-    return (int(version[0]), int(version[1])) >= (2, 6)
-
-
 def check_checkpoint(path: str, setting: str, resume: bool = False) -> None:
-    """Raise FileNotFoundError or ValueError if mmengine could not load the
-    model (or, to ``resume``, the whole training state) from ``path``.
+    """Raise an error if the model (or, to ``resume``, the whole training state) cannot be
+    loaded from ``path``, which ``setting`` names.
 
-    The file is mapped, not read, and no code in it runs. An address such as
-    ``https://...`` is left to mmengine.
+    Raises:
+        FileNotFoundError: there is no such file.
+        ConnectionError: the address cannot be reached.
+        ImportError: safetensors is not installed.
+        CheckpointError: it is no checkpoint, see :func:`read_checkpoint`, or no training state.
     """
-    if '://' in path:
-        return
-    if not os.path.isfile(path):
+    if '://' not in path and not os.path.isfile(path):
         raise FileNotFoundError(
             f'{setting}: there is no checkpoint {path}{_did_you_mean(path, ".pth")}'
         )
-    if not _loads_weights_only():
-        # No way to read a training state without running code: only look.
-        if not zipfile.is_zipfile(path):
-            raise ValueError(f'{setting}: {path} is no whole checkpoint')
-        return
+    if not knows_stand_ins():
+        return  # mmengine reads it, see safe_loading
     try:
-        content = torch.load(
-            path, map_location='cpu', weights_only=True, mmap=zipfile.is_zipfile(path)
-        )
-    except Exception as error:  # on a file of another kind: just anything
-        reason = _why_not_loaded(path, error)
-        raise ValueError(
-            f'{setting}: {path} is no checkpoint that can be loaded: {reason}'
-        ) from error
-    if not isinstance(content, dict):
-        raise ValueError(
-            f'{setting}: {path} is no checkpoint: it holds a '
-            f'{type(content).__name__}, not a dict with the key '
-            '"state_dict"'
-        )
+        content = read_checkpoint(resolve(path))
+    except (ImportError, OSError, ValueError) as error:
+        raise type(error)(f'{setting}: {error}') from error
     needed = {'state_dict', 'meta', 'message_hub', 'optimizer'}
     missing = sorted(needed - content.keys())
     if resume and missing:
-        raise ValueError(
+        raise CheckpointError(
             f'{setting}: {path} is no training state: it has no '
             f'{", ".join(missing)}; to start from its weights, use '
             f'--cfg-options load_from={path} instead'
         )
-    weights = content.get('state_dict', content)
-    if not any(isinstance(value, torch.Tensor) for value in weights.values()):
-        raise ValueError(f'{setting}: {path} is no checkpoint: it holds no weights')
-
-
-def _why_not_loaded(path: str, error: Exception) -> str:
-    if not zipfile.is_zipfile(path):
-        return 'it is no file of torch.save, or it was cut off while it was written'
-    try:
-        classes = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # a zip file, but not torch's
-        return 'it is a zip file, but not one of torch.save'
-    return (
-        'it holds objects that are neither weights nor training state, and unpickling them '
-        f'could run code: {", ".join(sorted(set(classes))) or error}'
-    )
+    refuse_not_finite(find_weights(content), f'{setting}: {path}')
 
 
 def check_start(cfg: Config) -> None:
-    """Check the checkpoint that a training run starts or goes on from."""
+    """Check the checkpoints that a training run starts or goes on from."""
+    for setting, path in pretrained(cfg.get('model'), 'model'):
+        check_checkpoint(path, setting)
     if cfg.get('load_from'):
         setting = '--resume' if cfg.get('resume') else 'load_from'
         check_checkpoint(cfg.load_from, setting, resume=bool(cfg.get('resume')))
@@ -360,6 +296,19 @@ def check_start(cfg: Config) -> None:
         # stopped at any time can always be started with --resume.
         if latest is not None:
             check_checkpoint(latest, f'--resume, from {cfg.work_dir}/last_checkpoint', resume=True)
+
+
+def pretrained(node: Any, setting: str) -> Iterator[tuple[str, str]]:
+    """Every checkpoint that an ``init_cfg`` in a piece of config names, with its setting."""
+    if isinstance(node, dict):
+        kind = node.get('type')
+        if isinstance(kind, str) and kind.endswith('Pretrained') and node.get('checkpoint'):
+            yield setting, node['checkpoint']
+        for key, value in node.items():
+            yield from pretrained(value, f'{setting}.{key}')
+    elif isinstance(node, (list, tuple)):
+        for i, value in enumerate(node):
+            yield from pretrained(value, f'{setting}.{i}')
 
 
 def enable_amp(cfg: Config) -> None:

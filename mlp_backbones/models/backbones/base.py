@@ -285,9 +285,6 @@ class PretrainedBackbone:
         except (ImportError, OSError, ValueError) as error:
             raise type(error)(f'{who}: init_cfg names a checkpoint: {error}') from error
         print_log(f'{who} from {self.checkpoint}: {report.summary}', logger='current')
-        if report.warning:
-            warning = f'{self.checkpoint}: {report.warning}'
-            print_log(warning, logger='current', level=logging.WARNING)
         update_init_info(model, f'Pretrained: load from {self.checkpoint}')
 
 

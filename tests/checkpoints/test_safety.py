@@ -1,0 +1,208 @@
+"""Every way in x every hostile file: refused, or loaded as data; nothing in it is run."""
+
+import os
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.logging import HistoryBuffer, MessageHub
+from mmengine.model import BaseModule
+from mmengine.runner import CheckpointLoader, load_checkpoint
+from torch import nn
+
+from mlp_backbones.checkpoints import CheckpointError, read_checkpoint, safe_loading
+from mlp_backbones.engine import launch
+from mlp_backbones.models import PlainGMLP
+
+ARCH = dict(embed_dims=8, num_layers=1, patch_size=4)
+
+
+class Code:
+    """Pickles as a call that leaves a folder."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+class GetAttr:
+    """Pickles as a call of getattr, which mmengine lets a checkpoint make."""
+
+    def __reduce__(self):
+        return getattr, (torch.Tensor, 'share_memory_')
+
+
+def build(**kwargs):
+    return PlainGMLP(ARCH, pretrain_img_size=16, **kwargs)
+
+
+def training_state(code, **others):
+    hub = MessageHub.get_instance('safety')
+    hub.update_scalar('loss', np.float32(0.5))
+    hub.update_info('best', np.float64(0.25))
+    hub.update_info('cfg', code)
+    return dict(
+        meta=dict(epoch=1, iter=2, cfg=code, config=code),
+        state_dict={f'backbone.{name}': value for name, value in build().state_dict().items()},
+        message_hub=hub.state_dict(),
+        optimizer=dict(state={0: dict(step=torch.tensor(2.0))}),
+        **others,
+    )
+
+
+def with_weights(change):
+    def make(path, trace):
+        state = training_state('')
+        state['state_dict'] = {name: change(w) for name, w in state['state_dict'].items()}
+        torch.save(state, path)
+
+    return make
+
+
+def text_of(trace):
+    return f'import os\nos.mkdir({str(trace)!r})\n'
+
+
+def evil(**kwargs):
+    def make(path, trace):
+        torch.save(training_state('', evil=Code(trace)), path, **kwargs)
+
+    return make
+
+
+def npz(path, trace):
+    with open(path, 'wb') as file:
+        np.savez(file, weight=np.array([Code(trace)], dtype=object))
+
+
+def bomb(path, trace):
+    with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as archive:
+        with archive.open('archive/data.pkl', 'w', force_zip64=True) as file:
+            for _ in range(1100):
+                file.write(bytes(2**20))
+
+
+def cut_off(path, trace):
+    torch.save(training_state(''), path)
+    path.write_bytes(path.read_bytes()[:-300])
+
+
+FILES = {
+    'code in a pickle': (evil(), 'refused'),
+    'code before torch 1.6': (evil(_use_new_zipfile_serialization=False), 'refused'),
+    'a bare pickle': (
+        lambda path, trace: path.write_bytes(pickle.dumps(training_state('', evil=Code(trace)))),
+        'refused',
+    ),
+    'getattr': (
+        lambda path, trace: torch.save(training_state('', state=[GetAttr()]), path),
+        'data',  # it is nothing there
+    ),
+    'arrays of objects': (npz, 'refused'),
+    'numpy objects': (
+        lambda path, trace: torch.save(training_state('', x=np.array([None])), path),
+        'refused',
+    ),
+    'code in the configs': (
+        lambda path, trace: torch.save(training_state(text_of(trace)), path),
+        'data',
+    ),
+    'a zip bomb': (bomb, 'refused'),
+    'HTML': (lambda path, trace: path.write_text('<!DOCTYPE html>'), 'refused'),
+    'cut off': (cut_off, 'refused'),
+    'zero bytes': (lambda path, trace: path.write_bytes(b''), 'refused'),
+    'integers': (with_weights(lambda w: w.to(torch.int8)), 'refused'),
+    'NaN': (with_weights(lambda w: w * float('nan')), 'refused'),
+}
+
+
+def by_init_cfg_of_the_backbone(path):
+    build(init_cfg=dict(type='Pretrained', checkpoint=path)).init_weights()
+
+
+def by_init_cfg_of_a_model(path):
+    class Model(BaseModule):
+        def __init__(self, init_cfg):
+            super().__init__(init_cfg)
+            self.backbone = build()
+
+    cfg = dict(init_cfg=dict(type='Pretrained', checkpoint=path))
+    launch.check_start(Config(dict(model=cfg)))
+    with safe_loading():
+        Model(**cfg).init_weights()
+
+
+def by_mmengine(path):
+    with safe_loading():
+        load_checkpoint(nn.ModuleDict(dict(backbone=build())), path)
+
+
+def by_load_from(path):
+    launch.check_start(Config(dict(load_from=path)))
+    by_mmengine(path)
+
+
+def by_resume(path):
+    launch.check_start(Config(dict(load_from=path, resume=True)))
+    by_mmengine(path)
+
+
+WAYS_IN = [
+    by_init_cfg_of_the_backbone,
+    by_init_cfg_of_a_model,
+    by_load_from,
+    by_resume,
+]
+
+
+@pytest.mark.parametrize('way_in', WAYS_IN, ids=lambda way: way.__name__)
+@pytest.mark.parametrize('name', FILES)
+def test_nothing_in_a_checkpoint_is_run(name, way_in, tmp_path):
+    path, trace = tmp_path / 'evil.pth', tmp_path / 'it_ran'
+    make, verdict = FILES[name]
+    make(path, trace)
+    allowed = torch.serialization.get_safe_globals()
+    if verdict == 'refused':
+        with pytest.raises(CheckpointError, match='evil.pth|torch.int8') as error:
+            way_in(str(path))
+        assert '\n' not in str(error.value)
+    else:
+        way_in(str(path))
+    assert not trace.exists()
+    assert set(torch.serialization.get_safe_globals()) == set(allowed)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_training_state_is_read_as_plain_values(tmp_path):
+    path = tmp_path / 'epoch_1.pth'
+    torch.save(training_state('model = dict()'), path)
+    content = read_checkpoint(str(path))
+    hub = content['message_hub']
+    assert type(hub['log_scalars']['loss']) is HistoryBuffer
+    assert hub['log_scalars']['loss'].statistics('mean') == 0.5
+    assert hub['runtime_info']['best'] == 0.25
+    torch.save(content, path)  # as a run that was resumed does
+    assert read_checkpoint(str(path))['message_hub']['log_scalars']['loss'].current() == 0.5
+
+
+@pytest.mark.parametrize('dtype', ['f4', '>f8', 'i8', 'u4', '?', 'c16', 'U5', 'S3'])
+@pytest.mark.parametrize('order', 'CF')
+def test_arrays_of_numbers_and_text_are_read(dtype, order, tmp_path):
+    array = np.arange(12).reshape(3, 4).astype(dtype, order=order)
+    torch.save(dict(w=torch.ones(1), array=array, scalar=array[1, 2]), tmp_path / 'x')
+    content = read_checkpoint(str(tmp_path / 'x'))
+    assert content['array'].dtype == array.dtype and (content['array'] == array).all()
+    assert content['scalar'] == array[1, 2]
+
+
+def test_mmengine_reads_as_before_afterwards(tmp_path):
+    torch.save(dict(w=torch.ones(1), meta=dict(cfg='a = 1')), tmp_path / 'x')
+    before = CheckpointLoader.load_checkpoint(str(tmp_path / 'x'))
+    with safe_loading():
+        assert 'cfg' not in CheckpointLoader.load_checkpoint(str(tmp_path / 'x'))['meta']
+    assert before == CheckpointLoader.load_checkpoint(str(tmp_path / 'x'))
