@@ -16,6 +16,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 
 from mlp_backbones.checkpoints import CheckpointError, safe_loading
+from mlp_backbones.engine.checkpoint_fit import CheckpointFitHook
 
 
 def parse_args() -> argparse.Namespace:
@@ -123,7 +124,9 @@ def main() -> None:
         sys.exit(f'test.py: {error}')
     try:
         with safe_loading():
-            Runner.from_cfg(cfg).test()
+            runner = Runner.from_cfg(cfg)
+            runner.register_hook(CheckpointFitHook(whole=True))
+            runner.test()
     except CheckpointError as error:
         sys.exit(f'test.py: {error}')
     launch.leave_process_group()

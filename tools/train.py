@@ -15,6 +15,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mlp_backbones.checkpoints import CheckpointError, safe_loading
+from mlp_backbones.engine.checkpoint_fit import CheckpointFitHook
 
 
 def parse_args() -> argparse.Namespace:
@@ -62,7 +63,9 @@ def main() -> None:
         sys.exit(f'train.py: {error}')
     try:
         with safe_loading():
-            Runner.from_cfg(cfg).train()
+            runner = Runner.from_cfg(cfg)
+            runner.register_hook(CheckpointFitHook(whole=False))
+            runner.train()
     except CheckpointError as error:
         sys.exit(f'train.py: {error}')
     launch.leave_process_group()

@@ -1,0 +1,105 @@
+"""Whether a checkpoint is one of the model that is to be trained or tested with it.
+
+mmengine loads what fits, logs the rest in one long message, and goes on with random weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from mmengine.hooks import Hook
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+from mlp_backbones.checkpoints import CheckpointError, knows_stand_ins
+from mlp_backbones.checkpoints.files import some
+from mlp_backbones.checkpoints.safe_loading import load_from_data_only
+from mlp_backbones.models.backbones.base import Backbone, is_pretrained
+
+# A head that only training needs.
+AUXILIARY = 'auxiliary_head'
+
+
+class CheckpointFitHook(Hook):
+    """Ends a run with a CheckpointError before a checkpoint that does not fit is loaded.
+
+    Args:
+        whole: Whether the model is to be used as it is: every part of it needs weights, of the
+            shapes that it has. Otherwise some of it do.
+    """
+
+    priority = 'LOWEST'  # after EMAHook, which may swap weights
+
+    def __init__(self, whole: bool):
+        self.whole = whole
+
+    def before_run(self, runner: Runner) -> None:
+        if self.whole or not knows_stand_ins():
+            return
+        # a detector's own init_cfg; a backbone's is its own business
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        init_cfg = getattr(model, 'init_cfg', None)
+        for cfg in init_cfg if isinstance(init_cfg, list) else [init_cfg]:
+            if isinstance(cfg, dict) and is_pretrained(cfg) and not cfg.get('prefix'):
+                weights = load_from_data_only(cfg['checkpoint'])['state_dict']
+                check_fit(model, weights, whole=False)
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        check_fit(runner.model, checkpoint.get('state_dict', checkpoint), self.whole)
+
+
+def check_fit(model: nn.Module, weights: Mapping[str, Tensor], whole: bool) -> None:
+    """Raise CheckpointError if ``weights`` fill nothing of ``model`` or, if they are to be its
+    ``whole``, leave out one of its parts or have other shapes.
+    """
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    weights = {name.removeprefix('module.'): value for name, value in weights.items()}
+    own = model.state_dict()
+    fitting = {
+        name for name, value in weights.items() if name in own and value.shape == own[name].shape
+    }
+    parts = {name: part for name, part in model.named_children() if has_weights(part)}
+    # a backbone of ours also takes other names and other grids, and refuses what it cannot
+    filled = {
+        name
+        for name, part in parts.items()
+        if has_part(weights if isinstance(part, Backbone) else fitting, name)
+    }
+    found = f'it holds {describe(weights)}, the model has {describe(own)}'
+    if not filled:
+        raise CheckpointError(
+            f'the checkpoint has no weights for the model: {found}. Weights of a backbone alone '
+            'belong in its init_cfg, see docs/pretrained.md.'
+        )
+    if not whole:
+        return
+    for name in own:
+        part = name.partition('.')[0]
+        resized = isinstance(parts.get(part), Backbone)
+        if name in weights and name not in fitting and not resized and part != AUXILIARY:
+            raise CheckpointError(
+                f'{name}: the checkpoint has shape {tuple(weights[name].shape)}, the model '
+                f'{tuple(own[name].shape)}. Give a checkpoint that was trained with this config.'
+            )
+    empty = [name for name in parts if name not in filled and name != AUXILIARY]
+    if empty:
+        raise CheckpointError(
+            f'the checkpoint has no weights for {", ".join(empty)}: {found}. Give a checkpoint '
+            'that was trained with this config.'
+        )
+
+
+def has_weights(part: nn.Module) -> bool:
+    return next(part.parameters(), None) is not None
+
+
+def has_part(names: Iterable[str], part: str) -> bool:
+    return any(name.startswith(f'{part}.') for name in names)
+
+
+def describe(names: Iterable[str]) -> str:
+    """The parts that names of weights belong to: 'backbone, neck, rpn_head'."""
+    parts = list(dict.fromkeys(name.partition('.')[0] for name in names))
+    return some(parts, 6)

@@ -1,0 +1,44 @@
+"""A checkpoint that does not fit ends a run; what mmengine is meant to load does not."""
+
+import pytest
+import torch
+from torch import nn
+
+from mlp_backbones.checkpoints import CheckpointError
+from mlp_backbones.engine.checkpoint_fit import check_fit
+from mlp_backbones.models import GMLP
+
+
+def model(*heads, width=2):
+    parts = dict(backbone=GMLP('nano', out_indices=0), neck=nn.Linear(2, 2))
+    return nn.ModuleDict({**parts, **{head: nn.Linear(2, width) for head in heads}})
+
+
+def test_a_checkpoint_of_the_model_fits():
+    m = model('decode_head', 'auxiliary_head')
+    weights = m.state_dict()
+    check_fit(m, weights, whole=True)
+    check_fit(m, {f'module.{name}': value for name, value in weights.items()}, whole=True)
+    tested = {name: w for name, w in weights.items() if not name.startswith('auxiliary_head')}
+    check_fit(m, tested, whole=True)
+    backbone = {name: w for name, w in weights.items() if name.startswith('backbone')}
+    check_fit(m, backbone, whole=False)
+    check_fit(model('decode_head', width=7), weights, whole=False)  # mmengine leaves out its head
+
+
+def test_what_fills_nothing_is_refused():
+    weights = {'conv1.weight': torch.zeros(2), 'layer1.0.bn1.weight': torch.zeros(2)}
+    message = 'no weights for the model: it holds conv1, layer1, the model has backbone, neck, h'
+    for whole in (True, False):
+        with pytest.raises(CheckpointError, match=message):
+            check_fit(model('head'), weights, whole)
+
+
+def test_a_head_without_weights_is_not_tested():
+    weights = model('rpn_head', 'roi_head').state_dict()
+    message = 'no weights for decode_head: it holds backbone, neck, rpn_head, roi_head, the model'
+    with pytest.raises(CheckpointError, match=message):
+        check_fit(model('decode_head', 'auxiliary_head'), weights, whole=True)
+    message = r'decode_head.weight: the checkpoint has shape \(2, 2\), the model \(7, 2\)'
+    with pytest.raises(CheckpointError, match=message):
+        check_fit(model('decode_head', width=7), model('decode_head').state_dict(), whole=True)
