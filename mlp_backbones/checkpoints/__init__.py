@@ -4,6 +4,7 @@ from .files import (
     read_checkpoint,
     read_weights,
     refuse_not_finite,
+    some,
     write_weights,
 )
 from .key_maps import KEY_MAPS, KeyMap
@@ -14,10 +15,10 @@ from .loading import (
     guess_backbone,
     load_pretrained,
     load_weights,
+    missing_weights,
     recognise,
-    rename_earlier,
-    rename_foreign,
     translate,
+    translate_state,
 )
 from .safe_loading import resolve, safe_loading
 from .stand_ins import knows_stand_ins
@@ -34,14 +35,15 @@ __all__ = [
     'knows_stand_ins',
     'load_pretrained',
     'load_weights',
+    'missing_weights',
     'read_checkpoint',
     'read_weights',
     'recognise',
     'refuse_not_finite',
-    'rename_earlier',
-    'rename_foreign',
     'resolve',
     'safe_loading',
+    'some',
     'translate',
+    'translate_state',
     'write_weights',
 ]

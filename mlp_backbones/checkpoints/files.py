@@ -31,8 +31,10 @@ from .stand_ins import plain, stand_ins
 
 MOST_EXPANDED = 20  # times its size that a compressed file may become, beyond 1 GiB
 TIMEOUT = 30  # seconds without an answer
-# Where training programs put the weights in a checkpoint.
-WRAPPERS = ('state_dict', 'model', 'module')
+# Where training programs put the weights in a checkpoint; averaged ones come first, as in timm.
+WRAPPERS = ('state_dict_ema', 'model_ema', 'state_dict', 'model', 'module')
+# What wrappers of modules put into the names of the weights: torch.compile, FSDP, checkpointing.
+INFIXES = re.compile(r'\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.')
 
 
 class CheckpointError(ValueError):
@@ -278,7 +280,8 @@ def find_weights(content: object) -> dict[str, Tensor]:
     while isinstance(content, dict):
         inner = [content[key] for key in WRAPPERS if isinstance(content.get(key), dict)]
         if not inner:
-            return {str(key): x for key, x in content.items() if isinstance(x, Tensor)}
+            weights = {key: x for key, x in content.items() if isinstance(x, Tensor)}
+            return {INFIXES.sub('', str(key)): x for key, x in weights.items()}
         content = inner[0]
     return {}
 

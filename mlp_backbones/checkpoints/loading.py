@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from ..models.layers import PositionEmbedding, TokenLinear
 from ..registry import MODELS
-from .files import CheckpointError, read_weights, refuse_not_finite, some
+from .files import INFIXES, CheckpointError, read_weights, refuse_not_finite, some
 from .key_maps import KEY_MAPS, KeyMap
 
 if TYPE_CHECKING:
     from ..models.backbones.base import Backbone
 
 OURS = 'mlp_backbones'
+OUR_STEM = 'patch_embed.proj'
 # Below this likeness a checkpoint is of no source that we know.
 RECOGNISED = 0.3
 # Above it there is no need to look for a better one.
@@ -36,29 +37,34 @@ class Report:
         source: Whose names they had, such as 'timm'.
         checkpoint: The model in the checkpoint, such as 'ResMLP-S24'.
         backbone: The model that took them.
+        prefix: What their names started with.
         used: Our names of the weights that were loaded.
         resized: Our names of those that were resized -> sides of the old and the new grid.
         left_out: What was not loaded -> its names in the checkpoint.
+        notes: What else was done with some of them.
     """
 
     source: str
     checkpoint: str
     backbone: str
+    prefix: str = ''
     used: list[str] = field(default_factory=list)
     resized: dict[str, tuple[int, int]] = field(default_factory=dict)
     left_out: dict[str, list[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         grids = Counter(self.resized.values())
         return '\n'.join(
             [
-                f'source    {self.checkpoint} ({self.source})',
+                f'source    {self.checkpoint} ({self.source}){self._below}',
                 f'backbone  {self.backbone}',
                 f'used      {len(self.used)} weights',
                 *(
                     f'resized   {count} of them, from a grid of {old} x {old} to {new} x {new}'
                     for (old, new), count in grids.items()
                 ),
+                *(f'changed   {text}' for text in self.notes),
                 *(
                     f'left out  {len(names)} ({what}): {some(names)}'
                     for what, names in self.left_out.items()
@@ -68,13 +74,18 @@ class Report:
         )
 
     @property
+    def _below(self) -> str:
+        return f' below {self.prefix}' if self.prefix else ''
+
+    @property
     def summary(self) -> str:
         """One line for a log."""
         grids = ', '.join(f'{a} x {a} to {b} x {b}' for a, b in sorted(set(self.resized.values())))
         resized = f', {len(self.resized)} of them resized from a grid of {grids}' if grids else ''
         left_out = sum(map(len, self.left_out.values()))
         return (
-            f'{len(self.used)} weights of {self.checkpoint} ({self.source}) loaded{resized}; '
+            f'{len(self.used)} weights of {self.checkpoint} ({self.source}){self._below} loaded'
+            f'{resized}{"".join(f", {text}" for text in self.notes)}; '
             f'{left_out} left out'
         )
 
@@ -110,13 +121,17 @@ def load_weights(
     assign: bool = False,
 ) -> Report:
     """Load weights with the names of any known source, see :func:`load_pretrained`."""
-    weights, outside = select_prefix(weights, prefix)
+    weights, outside, prefix = select_prefix(weights, prefix)
     rename_earlier(model, weights)
     key_map = recognise(weights, model)
     check_family(model, key_map, weights)
     state, left_out, unknown = translate(key_map, weights)
     report = Report(
-        key_map.source, describe(key_map.family, state), describe_model(model), left_out=left_out
+        key_map.source,
+        describe(key_map.family, state),
+        describe_model(model),
+        prefix,
+        left_out=left_out,
     )
     who = f'this is a {report.checkpoint} checkpoint ({report.source}); the backbone is '
     who += report.backbone
@@ -131,6 +146,8 @@ def load_weights(
             del state[name]
         else:
             unknown.append(name)
+    if note := adapt_bands(model, state):
+        report.notes.append(note)
     try:
         check_shapes(model, state)
         if unknown:
@@ -154,6 +171,20 @@ def load_weights(
     state = {name: value.to(own[name].dtype) for name, value in state.items()}
     model.load_state_dict(state, assign=assign)
     return report
+
+
+def translate_state(
+    model: Backbone, state_dict: dict[str, Tensor], prefix: str = ''
+) -> str | None:
+    """Make the weights of ``model`` in a state dict those that it takes, in place: with our
+    names, and for as many bands. Returns what was done to their values.
+
+    Raises:
+        CheckpointError: if they are those of another family.
+    """
+    rename_earlier(model, state_dict, prefix)
+    rename_foreign(model, state_dict, prefix)
+    return adapt_bands(model, state_dict, prefix)
 
 
 def rename_foreign(model: Backbone, state_dict: dict[str, Tensor], prefix: str) -> None:
@@ -190,13 +221,30 @@ def rename_earlier(model: Backbone, weights: dict[str, Tensor], prefix: str = ''
             weights[prefix + name] = weights.pop(prefix + earlier)
 
 
+def adapt_bands(model: Backbone, weights: dict[str, Tensor], prefix: str = '') -> str | None:
+    """Make the patch embedding of RGB images, in place, one of as many bands as ``model`` takes.
+
+    As timm does: one band gets the sum of the three, more bands repeat them, scaled so that the
+    response to equal bands stays. Returns what was done.
+    """
+    name, bands = f'{prefix}{OUR_STEM}.weight', model.in_channels
+    weight = weights.get(name)
+    if weight is None or bands == 3 or weight.dim() != 4 or weight.shape[1] != 3:
+        return None
+    if bands == 1:
+        weights[name] = weight.sum(1, keepdim=True)
+    else:
+        weights[name] = weight.repeat(1, -(-bands // 3), 1, 1)[:, :bands] * (3 / bands)
+    return f'{name} of 3 bands {"summed up to 1" if bands == 1 else f"repeated for {bands}"}'
+
+
 def guess_backbone(weights: Mapping[str, Tensor], prefix: str | None = None) -> Backbone:
     """The model that a checkpoint was made with, on the meta device.
 
     Raises:
         CheckpointError: if its source is unknown, or it has the sizes of no preset.
     """
-    weights, _ = select_prefix(weights, prefix)
+    weights, _, _ = select_prefix(weights, prefix)
     key_map = recognise(weights)
     if key_map is None:
         raise CheckpointError(unknown_source(weights))
@@ -227,20 +275,33 @@ def _any_grid(model: nn.Module, state: Mapping[str, Tensor]) -> int | None:
 
 def select_prefix(
     weights: Mapping[str, Tensor], prefix: str | None
-) -> tuple[dict[str, Tensor], list[str]]:
-    """The weights below ``prefix``, without it, and the names of the others."""
-    if all(key.startswith('module.') for key in weights):  # of DistributedDataParallel
-        weights = {key.removeprefix('module.'): value for key, value in weights.items()}
+) -> tuple[dict[str, Tensor], list[str], str]:
+    """The weights below ``prefix``, without it, the names of the others, and the prefix."""
     if prefix is None:
-        prefix = 'backbone' if any(key.startswith('backbone.') for key in weights) else ''
-    prefix = prefix.rstrip('.') + '.' if prefix else ''
+        prefix = find_prefix(weights)
+    elif all(key.startswith('module.') for key in weights):  # of DistributedDataParallel
+        weights = {key.removeprefix('module.'): value for key, value in weights.items()}
+    prefix = INFIXES.sub('', prefix.rstrip('.') + '.') if prefix else ''
     inside = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
     if not inside:
         raise CheckpointError(
             f'no weight has a name that starts with prefix={prefix!r}; there are '
             f'{some(list(weights))}.'
         )
-    return inside, [key for key in weights if not key.startswith(prefix)]
+    return inside, [key for key in weights if not key.startswith(prefix)], prefix
+
+
+def find_prefix(names: Iterable[str]) -> str:
+    """What stands before the name of the patch embedding, ``backbone.`` or ``model.backbone.``.
+
+    Of several the one of a teacher or an average (ema) wins, then the first in the file.
+    """
+    stems = {theirs for m in KEY_MAPS for theirs, ours in m.names.items() if ours == OUR_STEM}
+    stems = sorted(map(re.escape, stems | {OUR_STEM}), key=len, reverse=True)
+    pattern = re.compile(rf'((?:\w+\.)*)(?:{"|".join(stems)})[./](?:weight|kernel)')
+    found = [match[1] for match in map(pattern.fullmatch, names) if match]
+    found.sort(key=lambda prefix: not re.search('ema|teacher', prefix))
+    return found[0] if found else ''
 
 
 def recognise(weights: Iterable[str], model: Backbone | None = None) -> KeyMap | None:
@@ -286,7 +347,7 @@ def check_family(model: Backbone, key_map: KeyMap | None, weights: Mapping[str, 
     """Raise CheckpointError unless ``key_map`` gives the names of parameters of ``model``."""
     if key_map is None:
         raise CheckpointError(unknown_source(weights))
-    if key_map.family != type(model).__name__:
+    if key_map.family not in {cls.__name__ for cls in type(model).__mro__}:
         found = describe(key_map.family, translate(key_map, weights)[0])
         raise CheckpointError(
             f'this is a {found} checkpoint ({key_map.source}); the backbone is '
@@ -404,21 +465,25 @@ def check_shapes(model: nn.Module, state: Mapping[str, Tensor], prefix: str = ''
         )
 
 
-def check_complete(model: nn.Module, state: Mapping[str, Tensor], prefix: str = '') -> None:
-    """Raise CheckpointError if ``state`` has a part of the weights of ``model`` but not all."""
-    own = [prefix + name for name in model.state_dict()]
-    missing = [name for name in own if name not in state]
-    given = [key for key in state if key.startswith(prefix)]
-    if given and len(missing) == len(own):
+def check_complete(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError unless ``state`` has all of the weights of ``model``."""
+    missing = missing_weights(model, state)
+    if len(missing) == len(model.state_dict()):
         raise CheckpointError(
-            f'the checkpoint holds another backbone than {type(model).__name__}: {some(given)}. '
-            'To keep only its neck and heads, leave the weights of the backbone out of the file.'
+            f'the checkpoint holds another backbone than {type(model).__name__}: '
+            f'{some(list(state))}. To keep only its neck and heads, leave the weights of the '
+            'backbone out of the file.'
         )
-    if given and missing:
+    if missing:
         raise CheckpointError(
-            f'the checkpoint lacks {len(missing)} of the {len(own)} weights of '
+            f'the checkpoint lacks {len(missing)} of the {len(model.state_dict())} weights of '
             f'{type(model).__name__}, among them {some(missing)}.'
         )
+
+
+def missing_weights(model: nn.Module, state: Mapping[str, Tensor], prefix: str = '') -> list[str]:
+    """Our names of the weights of ``model`` that ``state`` has not."""
+    return [name for name in model.state_dict() if prefix + name not in state]
 
 
 # --- descriptions -----------------------------------------------------------------------------
@@ -446,11 +511,15 @@ def sizes(state: Mapping[str, Tensor]) -> Sizes | None:
     return Sizes(len(patches), tuple(depths[i] for i in sorted(depths)), patches.shape[-1])
 
 
-def find_preset(family: str, found: Sizes | None) -> str | None:
+def find_preset(
+    family: str, found: Sizes | None, presets: Mapping[str, dict] | None = None
+) -> str | None:
     """The preset of ``family`` with these sizes; stages after the last may lack."""
     if found is None:
         return None
-    for name, preset in MODELS.get(family).presets.items():
+    if presets is None:  # a class of somebody else may be registered nowhere
+        presets = getattr(MODELS.get(family), 'presets', {})
+    for name, preset in presets.items():
         if 'embed_dims' in preset:
             wanted = Sizes(preset['embed_dims'], (preset['num_layers'],), preset['patch_size'])
         else:
@@ -480,7 +549,7 @@ def describe_model(model: Backbone) -> str:
     if hasattr(model, 'num_layers'):  # also those that no output needs
         found = replace(found, depths=(model.num_layers,))
     family = type(model).__name__
-    preset = find_preset(family, found)
+    preset = find_preset(family, found, model.presets)
     return f'{family} {preset}' if preset else family + _sizes_in_words(found)
 
 

@@ -12,8 +12,13 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from mlp_backbones.checkpoints import CheckpointError, knows_stand_ins
-from mlp_backbones.checkpoints.files import some
+from mlp_backbones.checkpoints import (
+    CheckpointError,
+    check_complete,
+    knows_stand_ins,
+    some,
+    translate_state,
+)
 from mlp_backbones.checkpoints.safe_loading import load_from_data_only
 from mlp_backbones.models.backbones.base import Backbone, is_pretrained
 
@@ -61,7 +66,7 @@ def check_fit(model: nn.Module, weights: Mapping[str, Tensor], whole: bool) -> N
         name for name, value in weights.items() if name in own and value.shape == own[name].shape
     }
     parts = {name: part for name, part in model.named_children() if has_weights(part)}
-    # a backbone of ours also takes other names and other grids, and refuses what it cannot
+    # a backbone of ours takes other names and other grids too
     filled = {
         name
         for name, part in parts.items()
@@ -73,6 +78,11 @@ def check_fit(model: nn.Module, weights: Mapping[str, Tensor], whole: bool) -> N
             f'the checkpoint has no weights for the model: {found}. Weights of a backbone alone '
             'belong in its init_cfg, see docs/pretrained.md.'
         )
+    for name, part in parts.items():
+        below = {k.removeprefix(f'{name}.'): w for k, w in weights.items() if has_part([k], name)}
+        if below and isinstance(part, Backbone):
+            translate_state(part, below)
+            check_complete(part, below)
     if not whole:
         return
     for name in own:

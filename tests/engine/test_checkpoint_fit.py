@@ -42,3 +42,17 @@ def test_a_head_without_weights_is_not_tested():
     message = r'decode_head.weight: the checkpoint has shape \(2, 2\), the model \(7, 2\)'
     with pytest.raises(CheckpointError, match=message):
         check_fit(model('decode_head', width=7), model('decode_head').state_dict(), whole=True)
+
+
+def test_a_backbone_gets_all_of_its_weights():
+    m = model('head')
+    weights = m.state_dict()
+    del weights['backbone.norms.0.bias']
+    for whole in (True, False):
+        with pytest.raises(CheckpointError, match='lacks 1 of the .* weights of GMLP, .* norms.0'):
+            check_fit(m, weights, whole)
+    heads = {name: w for name, w in weights.items() if not name.startswith('backbone')}
+    check_fit(m, heads, whole=False)
+    heads['backbone.conv1.weight'] = torch.ones(2)
+    with pytest.raises(CheckpointError, match='another backbone than GMLP: conv1.weight.*out'):
+        check_fit(m, heads, whole=False)

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ...checkpoints import (
-    check_complete,
     check_shapes,
     load_pretrained,
-    rename_earlier,
-    rename_foreign,
+    missing_weights,
+    some,
+    translate_state,
 )
 from ..layers import (
     GRID_MODES,
@@ -225,17 +225,17 @@ class Backbone(BaseModule):
         raise NotImplementedError
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
-        # Here, so that every way in (load_from, --resume, inferencers) gets it. A loader that
-        # is not strict would only log what is missing; it gets all of a backbone, or none.
-        rename_earlier(self, state_dict, prefix)
-        rename_foreign(self, state_dict, prefix)
+        # Here, so that every way in (load_from, --resume, inferencers) gets it.
+        who, own = type(self).__name__, self.state_dict()
+        if note := translate_state(self, state_dict, prefix):
+            print_log(f'{who}: {note}', logger='current')
         check_shapes(self, state_dict, prefix)  # all but the weights of another grid
-        check_complete(self, state_dict, prefix)
-        if prefix and not any(key.startswith(prefix) for key in state_dict):
+        if missing := missing_weights(self, state_dict, prefix):
+            # Of a strict loader it is an error, for others this is all that anybody learns.
             print_log(
-                f'{type(self).__name__} keeps the weights that it has: the checkpoint has none '
-                f'whose names start with {prefix!r}. Weights of a backbone alone belong in its '
-                'init_cfg, see docs/pretrained.md.',
+                f'{who} keeps {len(missing)} of the {len(own)} weights that it has: the '
+                f'checkpoint lacks {some(prefix + name for name in missing)}. Weights of a '
+                'backbone alone belong in its init_cfg, see docs/pretrained.md.',
                 logger='current',
                 level=logging.WARNING,
             )
