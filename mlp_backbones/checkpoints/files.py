@@ -7,6 +7,7 @@ numpy's .npz.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import pickle
 import re
@@ -30,6 +31,7 @@ from torch import Tensor
 from .stand_ins import plain, stand_ins
 
 MOST_EXPANDED = 20  # times its size that a compressed file may become, beyond 1 GiB
+META = 'mlp_backbones'  # what safetensors' meta data call ours
 TIMEOUT = 30  # seconds without an answer
 # Where training programs put the weights in a checkpoint; averaged ones come first, as in timm.
 WRAPPERS = ('state_dict_ema', 'model_ema', 'state_dict', 'model', 'module')
@@ -160,12 +162,20 @@ def replacing(target: str | Path) -> Iterator[str]:
         raise
 
 
-def write_weights(target: str | Path, weights: dict[str, Tensor], meta: dict[str, str]) -> None:
-    """Write a checkpoint, whole or not at all: safetensors, or by ``torch.save``."""
+def write_weights(target: str | Path, weights: dict[str, Tensor], meta: dict) -> None:
+    """Write a checkpoint, whole or not at all: safetensors, or by ``torch.save``.
+
+    Args:
+        target: Its path.
+        weights: Tensors by name.
+        meta: Plain values; in safetensors, whose own meta data are texts, as JSON.
+    """
     with replacing(target) as part:
         if str(target).endswith('.safetensors'):
             _safetensors().save_file(
-                {key: value.contiguous() for key, value in weights.items()}, part, meta
+                {key: value.contiguous() for key, value in weights.items()},
+                part,
+                {META: json.dumps(meta)},
             )
         else:
             torch.save(dict(meta=meta, state_dict=weights), part)
@@ -207,7 +217,10 @@ def _find_reader(path: str, address: str) -> Callable[[str], object]:
 
 
 def _read_safetensors(path: str) -> object:
-    return _safetensors().load_file(path)
+    with _safetensors().safe_open(path, framework='pt') as file:
+        weights = {name: file.get_tensor(name) for name in file.keys()}
+        meta = file.metadata() or {}
+    return dict(meta=json.loads(meta[META]), state_dict=weights) if META in meta else weights
 
 
 def _safetensors():
