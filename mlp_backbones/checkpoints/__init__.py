@@ -6,6 +6,7 @@ from .files import (
     refuse_not_finite,
     some,
     write_weights,
+    wrong_shape,
 )
 from .key_maps import KEY_MAPS, KeyMap
 from .loading import (
@@ -46,4 +47,5 @@ __all__ = [
     'translate',
     'translate_state',
     'write_weights',
+    'wrong_shape',
 ]

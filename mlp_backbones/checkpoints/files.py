@@ -282,6 +282,18 @@ def refuse_not_finite(weights: Mapping[str, Tensor], whose: str) -> None:
         )
 
 
+def wrong_shape(key: str, value: Tensor, param: Tensor, of_grid: bool = False) -> CheckpointError:
+    """The error for a weight of another shape than the model's, in which loaders that are not
+    strict see no more than a line of the log.
+    """
+    square = ' (tokens can be resized if they are a square grid)' if of_grid else ''
+    return CheckpointError(
+        f'{key}: the checkpoint has shape {tuple(value.shape)}, the model {tuple(param.shape)}; '
+        f'build the model with the arguments of the checkpoint{square}, or leave this weight out '
+        'of it.'
+    )
+
+
 def some(names: Iterable[str], limit: int = 3) -> str:
     """The first few of ``names``."""
     names = list(names)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -13,9 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ..models.layers import PositionEmbedding, TokenLinear
 from ..registry import MODELS
-from .files import INFIXES, CheckpointError, read_weights, refuse_not_finite, some
+from .files import INFIXES, CheckpointError, read_weights, refuse_not_finite, some, wrong_shape
 from .key_maps import KEY_MAPS, KeyMap
 
 if TYPE_CHECKING:
@@ -159,12 +157,12 @@ def load_weights(
     except CheckpointError as error:
         raise CheckpointError(f'{who}: {error}') from error
 
-    axes = token_axes(model)
+    of_grid = grid_weights(model)
     for name, value in state.items():
         if value.shape != own[name].shape:
-            axis = axes[name].tokens[0]
+            module, name_there = of_grid[name]
             report.resized[name] = tuple(
-                grid_side(x.shape[axis] - axes[name].prefix) for x in (value, own[name])
+                module.grid_of(name_there, x.shape) for x in (value, own[name])
             )
     refuse_not_finite(state, who)
     report.used = list(state)
@@ -264,9 +262,9 @@ def guess_backbone(weights: Mapping[str, Tensor], prefix: str | None = None) -> 
 
 def _any_grid(model: nn.Module, state: Mapping[str, Tensor]) -> int | None:
     """Side of the first grid that a weight in ``state`` belongs to."""
-    for name, axes in token_axes(model).items():
+    for name, (module, name_there) in grid_weights(model).items():
         if name in state:
-            return grid_side(state[name].shape[axes.tokens[0]] - axes.prefix)
+            return module.grid_of(name_there, state[name].shape)
     return None
 
 
@@ -406,34 +404,17 @@ def drop_prefix_tokens(
 # --- checks -----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class TokenAxes:
-    """Which axes of a parameter are tokens, and how many tokens come before the grid."""
+def grid_weights(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
+    """The weights of ``model`` that belong to a grid: our name -> its module and its name there.
 
-    tokens: tuple[int, ...]
-    prefix: int
-
-
-def token_axes(model: nn.Module) -> dict[str, TokenAxes]:
-    """The parameters of ``model`` that belong to a grid and follow it when they are loaded."""
-    axes = {}
-    for name, module in model.named_modules():
-        if isinstance(module, PositionEmbedding):
-            axes[f'{name}.weight'] = TokenAxes((0,), module.prefix_tokens)
-        elif isinstance(module, TokenLinear):
-            spatial = (module.spatial_out, module.spatial_in)
-            axes[f'{name}.weight'] = TokenAxes(
-                tuple(axis for axis in (0, 1) if spatial[axis]), module.prefix_tokens
-            )
-            if module.spatial_out:
-                axes[f'{name}.bias'] = TokenAxes((0,), module.prefix_tokens)
-    return axes
-
-
-def grid_side(tokens: int) -> int | None:
-    """Side of a square grid of that many tokens; None if there is none."""
-    side = math.isqrt(max(tokens, 0))
-    return side if side and side * side == tokens else None
+    The modules resize them when they are loaded (layers/grid_weights.py).
+    """
+    return {
+        f'{path}.{name}': (module, name)
+        for path, module in model.named_modules()
+        if hasattr(module, 'token_axes')
+        for name in module.token_axes()
+    }
 
 
 def check_shapes(model: nn.Module, state: Mapping[str, Tensor], prefix: str = '') -> None:
@@ -442,27 +423,17 @@ def check_shapes(model: nn.Module, state: Mapping[str, Tensor], prefix: str = ''
 
     Loaders that are not strict only log such a weight and leave the parameter random.
     """
-    axes = token_axes(model)
+    of_grid = grid_weights(model)
     for name, param in model.state_dict().items():
-        if prefix + name not in state:
+        value = state.get(prefix + name)
+        if value is None:
             continue
-        if not state[prefix + name].is_floating_point():
-            raise CheckpointError(
-                f'{prefix}{name} holds {state[prefix + name].dtype}, which are no weights.'
-            )
-        old, new = tuple(state[prefix + name].shape), tuple(param.shape)
-        if old == new:
-            continue
-        problem = 'build the model with the arguments of the checkpoint'
-        if name in axes and len(old) == len(new):
-            of_grid, before = axes[name].tokens, axes[name].prefix
-            if all(old[i] == new[i] for i in range(len(new)) if i not in of_grid):
-                if all(grid_side(old[i] - before) for i in of_grid):
-                    continue
-                problem = 'its tokens are no square grid, so that it cannot be resized'
-        raise CheckpointError(
-            f'{prefix}{name}: the checkpoint has shape {old}, the model {new}; {problem}.'
-        )
+        if not value.is_floating_point():
+            raise CheckpointError(f'{prefix}{name} holds {value.dtype}, which are no weights.')
+        if value.shape != param.shape:
+            module, own = of_grid.get(name, (None, None))
+            if module is None or module.grid_of(own, value.shape) is None:
+                raise wrong_shape(prefix + name, value, param, module is not None)
 
 
 def check_complete(model: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -1,4 +1,5 @@
 from .affine import Affine, LayerScale
+from .grid_weights import GridWeights
 from .mlp import Mlp, init_linear
 from .patch import PatchEmbed, PatchMerging
 from .position_embedding import PositionEmbedding
@@ -6,12 +7,13 @@ from .region import Region, Sizes, check_valid_sizes, keep_valid, make_region, s
 from .resampling import build_resampling_matrix, resample
 from .resolution import GRID_MODES, MODES, AnyResolution, Resolution, parse_resolution
 from .spatial_shift import SpatialShift
-from .token_linear import TokenLinear, check_shape, resize_tokens
+from .token_linear import TokenLinear
 
 __all__ = [
     'Affine',
     'AnyResolution',
     'GRID_MODES',
+    'GridWeights',
     'LayerScale',
     'MODES',
     'Mlp',
@@ -24,13 +26,11 @@ __all__ = [
     'SpatialShift',
     'TokenLinear',
     'build_resampling_matrix',
-    'check_shape',
     'check_valid_sizes',
     'init_linear',
     'keep_valid',
     'make_region',
     'parse_resolution',
     'resample',
-    'resize_tokens',
     'shrink',
 ]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from .grid_weights import GridWeights
 from .region import Region
 from .resampling import resample_up
-from .token_linear import check_shape, resize_tokens
 
 
-class PositionEmbedding(nn.Module):
+class PositionEmbedding(GridWeights):
     """A vector for every token of a g x g grid, resampled to the size of the map.
 
     Args:
@@ -39,11 +39,5 @@ class PositionEmbedding(nn.Module):
         grid = grid.unflatten(0, (1, self.grid, self.grid))
         return x + resample_up(grid, region.up), prefix
 
-    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
-        key = prefix + 'weight'
-        if key in state_dict and state_dict[key].shape != self.weight.shape:
-            state_dict[key] = resize_tokens(
-                state_dict[key], len(self.weight), self.interpolation, self.prefix_tokens, key
-            )
-            check_shape(state_dict, key, self.weight)
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+    def token_axes(self) -> dict[str, tuple[int, ...]]:
+        return {'weight': (0,)}

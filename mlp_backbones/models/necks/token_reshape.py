@@ -16,8 +16,9 @@ from einops import rearrange
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from ...checkpoints import wrong_shape
 from ...registry import MODELS
-from ..layers import check_shape, resample
+from ..layers import resample
 from ..layers.resampling import check_interpolation
 
 Size = tuple[int, int]
@@ -101,7 +102,9 @@ class TokenReshape(BaseModule):
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
         for name, param in self.state_dict().items():
-            check_shape(state_dict, prefix + name, param)
+            key = prefix + name
+            if key in state_dict and state_dict[key].shape != param.shape:
+                raise wrong_shape(key, state_dict[key], param)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 

@@ -55,7 +55,7 @@ def test_prefix_tokens_keep_their_weights():
 
 
 def test_shapes_that_cannot_be_reconciled_are_errors():
-    with pytest.raises(ValueError, match='weight: .*15 tokens, which are no square grid'):
+    with pytest.raises(ValueError, match=r'weight: .*\(15, 15\), the model .*square grid'):
         TokenLinear(16, 16).load_state_dict(TokenLinear(15, 15).state_dict())
     with pytest.raises(ValueError, match=r'weight: .*\(6, 16\), the model \(5, 16\)'):
         TokenLinear(16, 5, spatial_out=False).load_state_dict(TokenLinear(16, 6).state_dict())
