@@ -1,14 +1,13 @@
 """How other projects name the parameters of the plain models: one map per source.
 
 A map is a table of names, theirs to ours, of modules or of single parameters; ``*`` stands
-for the number of a layer. It is read in both directions: whether the keys of a checkpoint
-are those of a map says where the checkpoint comes from.
+for the number of a layer. One of them tells where a checkpoint comes from.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -34,6 +33,7 @@ class KeyMap:
     Args:
         source: Whose names they are.
         family: Name of our class.
+        telling: The one of their names that no other source has.
         names: Their name -> ours, of a module or of a single parameter.
         leaves: Their name of a module's parameter -> ours and what to do with the value,
             where either differs.
@@ -42,6 +42,7 @@ class KeyMap:
 
     source: str
     family: str
+    telling: str
     names: Mapping[str, str]
     leaves: Mapping[str, tuple[str, Callable[[Tensor], Tensor]]] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=lambda: CLASSIFIER)
@@ -76,15 +77,9 @@ class KeyMap:
             value = value[0]
         return ours, value
 
-    def likeness(self, keys: list[str]) -> float:
-        """How much ``keys`` look like those of this map, from 0 to 1: the part of the keys
-        that it knows, times the part of its names that are among them.
-        """
-        found = [name for name in map(self.find, keys) if name]
-        named = [name for name in found if name not in self.left_out]
-        if not named:
-            return 0.0
-        return len(found) / len(keys) * len(set(named)) / len(self.names)
+    def tells(self, keys: Iterable[str]) -> bool:
+        """Whether the telling name is among ``keys``."""
+        return any(self.find(key) == self.telling for key in keys)
 
 
 KEY_MAPS = (
@@ -92,6 +87,7 @@ KEY_MAPS = (
     KeyMap(
         'timm',
         'PlainGMLP',
+        'blocks.*.mlp_channels.gate.proj',
         {
             'stem.proj': 'patch_embed.proj',
             'blocks.*.norm': 'layers.*.norm',
@@ -106,6 +102,7 @@ KEY_MAPS = (
     KeyMap(
         'timm',
         'PlainMLPMixer',
+        'blocks.*.mlp_tokens.fc1',
         {
             'stem.proj': 'patch_embed.proj',
             'blocks.*.norm1': 'layers.*.norm1',
@@ -121,6 +118,7 @@ KEY_MAPS = (
     KeyMap(
         'timm',
         'PlainResMLP',
+        'blocks.*.linear_tokens',
         {
             'stem.proj': 'patch_embed.proj',
             'blocks.*.norm1': 'layers.*.norm1',
@@ -137,6 +135,7 @@ KEY_MAPS = (
     KeyMap(
         'facebookresearch',
         'PlainResMLP',
+        'blocks.*.attn',
         {
             'patch_embed.proj': 'patch_embed.proj',
             'blocks.*.norm1': 'layers.*.norm1',
@@ -153,6 +152,7 @@ KEY_MAPS = (
     KeyMap(
         'timm or facebookresearch',
         'PlainViT',
+        'blocks.*.attn.qkv',
         {
             'cls_token': 'cls_token',
             'pos_embed': 'pos_embed.weight',
@@ -175,6 +175,7 @@ KEY_MAPS = (
     KeyMap(
         'google',
         'PlainMLPMixer',
+        'MixerBlock_*/token_mixing/Dense_0',
         {
             'stem': 'patch_embed.proj',
             'MixerBlock_*/LayerNorm_0': 'layers.*.norm1',
@@ -191,6 +192,7 @@ KEY_MAPS = (
     KeyMap(
         'mmpretrain',
         'PlainMLPMixer',
+        'layers.*.token_mix.layers.0.0',
         {
             'patch_embed.projection': 'patch_embed.proj',
             'layers.*.ln1': 'layers.*.norm1',

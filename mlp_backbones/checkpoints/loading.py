@@ -21,10 +21,6 @@ if TYPE_CHECKING:
 
 OURS = 'mlp_backbones'
 OUR_STEM = 'patch_embed.proj'
-# Below this likeness a checkpoint is of no source that we know.
-RECOGNISED = 0.3
-# Above it there is no need to look for a better one.
-CERTAIN = 0.95
 
 
 @dataclass
@@ -304,18 +300,23 @@ def find_prefix(names: Iterable[str]) -> str:
 
 def recognise(weights: Iterable[str], model: Backbone | None = None) -> KeyMap | None:
     """The key map whose names ``weights`` have, if any."""
-    keys = list(weights)
-    candidates = list(KEY_MAPS)
+    for key_map in KEY_MAPS:
+        if key_map.tells(weights):
+            return key_map
+    names, candidates = starred(weights), []
     if model is not None:
-        names = starred(model.state_dict())
+        own = starred(model.state_dict())
         if getattr(model, 'takes_class_token', False):
-            names |= {'cls_token'}  # which a model without one leaves out
-        candidates.insert(0, own_key_map(type(model).__name__, names))
-    best = max(candidates, key=lambda key_map: key_map.likeness(keys))
-    if best.likeness(keys) < CERTAIN:
-        candidates += own_key_maps()
-        best = max(candidates, key=lambda key_map: key_map.likeness(keys))
-    return best if best.likeness(keys) >= RECOGNISED else None
+            own |= {'cls_token'}  # which a model without one leaves out
+        candidates = [own_key_map(type(model).__name__, own)]
+        if names <= own:
+            return candidates[0]
+    # one of ours: the one with most of these names and fewest others, if a name of a block is
+    best = max(
+        candidates + own_key_maps(),
+        key=lambda m: len(names & m.names.keys()) / len(names | m.names.keys()),
+    )
+    return best if any('*' in name for name in names & best.names.keys()) else None
 
 
 def starred(names: Iterable[str]) -> frozenset[str]:
@@ -325,7 +326,7 @@ def starred(names: Iterable[str]) -> frozenset[str]:
 
 @lru_cache
 def own_key_map(family: str, names: frozenset[str]) -> KeyMap:
-    return KeyMap(OURS, family, {name: name for name in sorted(names)}, left_out={})
+    return KeyMap(OURS, family, '', {name: name for name in sorted(names)}, left_out={})
 
 
 @lru_cache
