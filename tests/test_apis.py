@@ -97,7 +97,7 @@ def test_a_config_may_be_given(checkpoints, tmp_path):
         (lambda cfg: cfg + '\nx = [i for i in range(9)]', 'more than data: .i for i'),
         (lambda cfg: cfg + '\nmodel = dict(type="os.mkdir", path=TRACE)', "type='os.mkdir' is n"),
         (lambda cfg: cfg + '\nmodel = dict(type="mmengine.mkdir_or_exist", dir_name=TRACE)',
-         "type='mmengine.mkdir_or_exist' is not registered"),
+         "type='mmengine.mkdir_or_exist' is not reg"),
         (lambda cfg: cfg.replace("'MaskRCNN'", "'mmdet.apis.MaskRCNN'"), 'is not registered'),
         (lambda cfg: cfg + '\ndefault_scope = "os"', "default_scope='os' is neither"),
         (lambda cfg: cfg + '\nmodel = 1', 'it has no model'),

@@ -1,3 +1,4 @@
+from .checks import check_complete, check_shapes, missing_weights
 from .files import (
     CheckpointError,
     find_weights,
@@ -9,20 +10,11 @@ from .files import (
     wrong_shape,
 )
 from .key_maps import KEY_MAPS, KeyMap
-from .loading import (
-    Report,
-    check_complete,
-    check_shapes,
-    guess_backbone,
-    load_pretrained,
-    load_weights,
-    missing_weights,
-    recognise,
-    translate,
-    translate_state,
-)
+from .loading import Report, guess_backbone, load_pretrained, load_weights
 from .safe_loading import resolve, safe_loading
+from .sources import recognise
 from .stand_ins import knows_stand_ins
+from .translation import translate_state
 
 __all__ = [
     'CheckpointError',
@@ -44,7 +36,6 @@ __all__ = [
     'resolve',
     'safe_loading',
     'some',
-    'translate',
     'translate_state',
     'write_weights',
     'wrong_shape',

@@ -77,6 +77,24 @@ class KeyMap:
             value = value[0]
         return ours, value
 
+    def translate_all(
+        self, weights: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, list[str]], list[str]]:
+        """Weights by our names and in our layout, what is left out by its kind, and the names
+        that the map does not know.
+        """
+        state, left_out, unknown = {}, {}, []
+        for key, value in weights.items():
+            name = self.find(key)
+            if name is None:
+                unknown.append(key)
+            elif name in self.left_out:
+                left_out.setdefault(self.left_out[name], []).append(key)
+            else:
+                ours, value = self.translate(key, value)
+                state[ours] = value
+        return state, left_out, unknown
+
     def tells(self, keys: Iterable[str]) -> bool:
         """Whether the telling name is among ``keys``."""
         return any(self.find(key) == self.telling for key in keys)

@@ -150,7 +150,9 @@ def check_types(node: object) -> None:
     for kind in _types(node):
         scope, _, name = kind.rpartition('.') if isinstance(kind, str) else ('', '', None)
         if name not in known or scope and (scope, name) not in registered:
-            raise CheckpointError(f'its type={kind!r} is not registered here')
+            raise CheckpointError(
+                f'its type={kind!r} is not registered (if it is yours, import its module first)'
+            )
 
 
 def _types(node: object) -> Iterator[object]:

@@ -268,6 +268,9 @@ def check_checkpoint(path: str, setting: str, resume: bool = False) -> None:
         )
     if not knows_stand_ins():
         return  # mmengine reads it, see safe_loading
+    local_rank = os.environ.get('SLURM_LOCALID') or os.environ.get('LOCAL_RANK') or '0'
+    if '://' in path and local_rank != '0':
+        return  # the first process of each machine fetches it
     try:
         content = read_checkpoint(resolve(path))
     except (ImportError, OSError, ValueError) as error:

@@ -9,7 +9,7 @@ from layouts import facebook_resmlp, google_mixer, mmpretrain_mixer
 from reference import import_timm
 from torch import nn
 
-from mlp_backbones.checkpoints import KEY_MAPS, load_weights, recognise, translate
+from mlp_backbones.checkpoints import KEY_MAPS, load_weights, recognise
 from mlp_backbones.models import PlainGMLP, PlainMLPMixer, PlainResMLP, PlainViT
 
 sizes = dict(dim=st.integers(1, 4), depth=st.integers(1, 3), grid=st.integers(1, 4))
@@ -171,7 +171,7 @@ def test_maps_do_not_map_two_names_to_one(key_map):
     assert len(set(ours)) == len(ours)
     assert all(ours.count('*') == theirs.count('*') for theirs, ours in key_map.names.items())
     keys = [name.replace('*', '7') for name in key_map.names]
-    state, left_out, unknown = translate(key_map, dict.fromkeys(keys, torch.zeros(2)))
+    state, left_out, unknown = key_map.translate_all(dict.fromkeys(keys, torch.zeros(2)))
     assert sorted(state) == sorted(name.replace('*', '7') for name in ours)
     assert not left_out and not unknown
     keys = [f'{key}.weight' for key in keys]

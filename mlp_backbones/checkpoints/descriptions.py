@@ -1,0 +1,86 @@
+"""Which model weights are those of, in words: 'ResMLP-S24'."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from ..registry import MODELS
+
+if TYPE_CHECKING:
+    from ..models.backbones.base import Backbone
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What tells the presets of a family apart."""
+
+    width: int
+    depths: tuple[int, ...]
+    patch_size: int
+
+
+def sizes(state: Mapping[str, Tensor]) -> Sizes | None:
+    """The sizes of the model with these weights, by our names; None if they do not say."""
+    patches = state.get('patch_embed.proj.weight')
+    if patches is None or patches.dim() != 4:
+        return None
+    depths = {}
+    for name in state:
+        if match := re.match(r'(?:layers|stages\.(\d+))\.(\d+)\.', name):
+            stage, layer = int(match[1] or 0), int(match[2])
+            depths[stage] = max(depths.get(stage, 0), layer + 1)
+    return Sizes(len(patches), tuple(depths[i] for i in sorted(depths)), patches.shape[-1])
+
+
+def find_preset(
+    family: str, found: Sizes | None, presets: Mapping[str, dict] | None = None
+) -> str | None:
+    """The preset of ``family`` with these sizes; stages after the last may lack."""
+    if found is None:
+        return None
+    if presets is None:  # a class of somebody else may be registered nowhere
+        presets = getattr(MODELS.get(family), 'presets', {})
+    for name, preset in presets.items():
+        if 'embed_dims' in preset:
+            wanted = Sizes(preset['embed_dims'], (preset['num_layers'],), preset['patch_size'])
+        else:
+            depths = tuple(preset['depths'])[: len(found.depths)]
+            wanted = Sizes(preset['channels'][0], depths, found.patch_size)
+        if found == wanted:
+            return name
+    return None
+
+
+def describe(family: str, state: Mapping[str, Tensor]) -> str:
+    """Name of the model with these weights, such as 'ResMLP-S24'."""
+    found = sizes(state)
+    preset = find_preset(family, found)
+    if preset is None:
+        return family + _sizes_in_words(found)
+    return (
+        f'{family.removeprefix("Plain")}-{preset.upper()}'
+        if 'Plain' in family
+        else (f'{family} {preset}')
+    )
+
+
+def describe_model(model: Backbone) -> str:
+    """Name of a backbone, such as 'PlainGMLP s16'."""
+    found = sizes(model.state_dict())
+    if hasattr(model, 'num_layers'):  # also those that no output needs
+        found = replace(found, depths=(model.num_layers,))
+    family = type(model).__name__
+    preset = find_preset(family, found, model.presets)
+    return f'{family} {preset}' if preset else family + _sizes_in_words(found)
+
+
+def _sizes_in_words(found: Sizes | None) -> str:
+    if found is None:
+        return ''
+    layers = ' + '.join(map(str, found.depths))
+    return f' (width {found.width}, {layers} layers, patch {found.patch_size})'

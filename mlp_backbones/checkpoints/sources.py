@@ -1,0 +1,117 @@
+"""Where weights come from: what stands before their names, and whose names they are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..registry import MODELS
+from .descriptions import describe, describe_model
+from .files import INFIXES, CheckpointError, some
+from .key_maps import KEY_MAPS, KeyMap
+
+if TYPE_CHECKING:
+    from ..models.backbones.base import Backbone
+
+OURS = 'mlp_backbones'
+OUR_STEM = 'patch_embed.proj'
+
+
+def select_prefix(
+    weights: Mapping[str, Tensor], prefix: str | None
+) -> tuple[dict[str, Tensor], list[str], str]:
+    """The weights below ``prefix``, without it, the names of the others, and the prefix."""
+    if prefix is None:
+        prefix = find_prefix(weights)
+    elif all(key.startswith('module.') for key in weights):  # of DistributedDataParallel
+        weights = {key.removeprefix('module.'): value for key, value in weights.items()}
+    prefix = INFIXES.sub('', prefix.rstrip('.') + '.') if prefix else ''
+    inside = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+    if not inside:
+        raise CheckpointError(
+            f'no weight has a name that starts with prefix={prefix!r}; there are '
+            f'{some(list(weights))}.'
+        )
+    return inside, [key for key in weights if not key.startswith(prefix)], prefix
+
+
+def find_prefix(names: Iterable[str]) -> str:
+    """What stands before the name of the patch embedding, ``backbone.`` or ``model.backbone.``.
+
+    Of several the one of a teacher or an average (ema) wins, then the first in the file.
+    """
+    stems = {theirs for m in KEY_MAPS for theirs, ours in m.names.items() if ours == OUR_STEM}
+    stems = sorted(map(re.escape, stems | {OUR_STEM}), key=len, reverse=True)
+    pattern = re.compile(rf'((?:\w+\.)*)(?:{"|".join(stems)})[./](?:weight|kernel)')
+    found = [match[1] for match in map(pattern.fullmatch, names) if match]
+    found.sort(key=lambda prefix: not re.search('ema|teacher', prefix))
+    return found[0] if found else ''
+
+
+def recognise(weights: Iterable[str], model: Backbone | None = None) -> KeyMap | None:
+    """The key map whose names ``weights`` have, if any."""
+    for key_map in KEY_MAPS:
+        if key_map.tells(weights):
+            return key_map
+    names, candidates = starred(weights), []
+    if model is not None:
+        own = starred(model.state_dict())
+        if getattr(model, 'takes_class_token', False):
+            own |= {'cls_token'}  # which a model without one leaves out
+        candidates = [own_key_map(type(model).__name__, own)]
+        if names <= own:
+            return candidates[0]
+    # one of ours: the one with most of these names and fewest others, if a name of a block is
+    best = max(
+        candidates + own_key_maps(),
+        key=lambda m: len(names & m.names.keys()) / len(names | m.names.keys()),
+    )
+    return best if any('*' in name for name in names & best.names.keys()) else None
+
+
+def starred(names: Iterable[str]) -> frozenset[str]:
+    """Names with ``*`` for the numbers of layers."""
+    return frozenset(re.sub(r'(?<=\.)\d+(?=\.)', '*', name) for name in names)
+
+
+@lru_cache
+def own_key_map(family: str, names: frozenset[str]) -> KeyMap:
+    return KeyMap(OURS, family, '', {name: name for name in sorted(names)}, left_out={})
+
+
+@lru_cache
+def own_key_maps() -> list[KeyMap]:
+    """Our own names: of every class and preset."""
+    kinds = set()
+    for family, cls in MODELS.module_dict.items():
+        for preset in getattr(cls, 'presets', {}).values():
+            # one layer has the names of all
+            few = dict(num_layers=1) if 'num_layers' in preset else dict(depths=(1, 1, 1, 1))
+            with torch.device('meta'):
+                kinds.add((family, starred(cls({**preset, **few}).state_dict())))
+    return [own_key_map(*kind) for kind in kinds]
+
+
+def check_family(model: Backbone, key_map: KeyMap | None, weights: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError unless ``key_map`` gives the names of parameters of ``model``."""
+    if key_map is None:
+        raise CheckpointError(unknown_source(weights))
+    if key_map.family not in {cls.__name__ for cls in type(model).__mro__}:
+        found = describe(key_map.family, key_map.translate_all(weights)[0])
+        raise CheckpointError(
+            f'this is a {found} checkpoint ({key_map.source}); the backbone is '
+            f'{describe_model(model)}.'
+        )
+
+
+def unknown_source(weights: Mapping[str, Tensor]) -> str:
+    known = sorted({f'{m.family.removeprefix("Plain")} of {m.source}' for m in KEY_MAPS})
+    return (
+        f'its weights have the names of no source that is known here: {some(list(weights))}. '
+        f'Known are {", ".join(known)}, and every backbone of {OURS}.'
+    )
