@@ -10,7 +10,7 @@ from .files import (
     wrong_shape,
 )
 from .key_maps import KEY_MAPS, KeyMap
-from .loading import Report, guess_backbone, load_pretrained, load_weights
+from .loading import Report, fit_weights, guess_backbone, load_pretrained, load_weights
 from .safe_loading import resolve, safe_loading
 from .sources import recognise
 from .stand_ins import knows_stand_ins
@@ -24,6 +24,7 @@ __all__ = [
     'check_complete',
     'check_shapes',
     'find_weights',
+    'fit_weights',
     'guess_backbone',
     'knows_stand_ins',
     'load_pretrained',

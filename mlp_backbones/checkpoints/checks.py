@@ -44,12 +44,6 @@ def check_shapes(model: nn.Module, state: Mapping[str, Tensor], prefix: str = ''
 def check_complete(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Raise CheckpointError unless ``state`` has all of the weights of ``model``."""
     missing = missing_weights(model, state)
-    if len(missing) == len(model.state_dict()):
-        raise CheckpointError(
-            f'the checkpoint holds another backbone than {type(model).__name__}: '
-            f'{some(list(state))}. To keep only its neck and heads, leave the weights of the '
-            'backbone out of the file.'
-        )
     if missing:
         raise CheckpointError(
             f'the checkpoint lacks {len(missing)} of the {len(model.state_dict())} weights of '

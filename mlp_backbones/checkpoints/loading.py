@@ -113,6 +113,20 @@ def load_weights(
     assign: bool = False,
 ) -> Report:
     """Load weights with the names of any known source, see :func:`load_pretrained`."""
+    state, report = fit_weights(model, weights, prefix)
+    model.load_state_dict(state, assign=assign)
+    return report
+
+
+def fit_weights(
+    model: Backbone, weights: Mapping[str, Tensor], prefix: str | None = None
+) -> tuple[dict[str, Tensor], Report]:
+    """The weights that ``model`` takes of those with the names of any known source, and what
+    becomes of the others.
+
+    Raises:
+        CheckpointError: if they are not those of this model.
+    """
     weights, outside, prefix = select_prefix(weights, prefix)
     rename_earlier(model, weights)
     key_map = recognise(weights, model)
@@ -161,8 +175,7 @@ def load_weights(
     refuse_not_finite(state, who)
     report.used = list(state)
     state = {name: value.to(own[name].dtype) for name, value in state.items()}
-    model.load_state_dict(state, assign=assign)
-    return report
+    return state, report
 
 
 def guess_backbone(weights: Mapping[str, Tensor], prefix: str | None = None) -> Backbone:

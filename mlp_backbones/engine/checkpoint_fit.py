@@ -11,13 +11,13 @@ from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from mlp_backbones.checkpoints import (
     CheckpointError,
-    check_complete,
+    fit_weights,
     knows_stand_ins,
     some,
-    translate_state,
 )
 from mlp_backbones.checkpoints.safe_loading import load_from_data_only
 from mlp_backbones.models.backbones.base import Backbone, is_pretrained
@@ -58,8 +58,10 @@ def check_fit(model: nn.Module, weights: Mapping[str, Tensor], whole: bool) -> N
     """Raise CheckpointError if ``weights`` fill nothing of ``model`` or, if they are to be its
     ``whole``, leave out one of its parts or have other shapes.
     """
-    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+    while isinstance(model, (BaseTTAModel, DistributedDataParallel)):
         model = model.module
+    if is_model_wrapper(model):
+        return  # FSDP and others, which have other weights than the model's
     weights = {name.removeprefix('module.'): value for name, value in weights.items()}
     own = model.state_dict()
     fitting = {
@@ -81,8 +83,13 @@ def check_fit(model: nn.Module, weights: Mapping[str, Tensor], whole: bool) -> N
     for name, part in parts.items():
         below = {k.removeprefix(f'{name}.'): w for k, w in weights.items() if has_part([k], name)}
         if below and isinstance(part, Backbone):
-            translate_state(part, below)
-            check_complete(part, below)
+            try:
+                fit_weights(part, below, prefix='')
+            except CheckpointError as error:
+                raise CheckpointError(
+                    f'{name}: {error} To keep only the rest of the model, leave the weights of '
+                    f'its {name} out of the file.'
+                ) from error
     if not whole:
         return
     for name in own:

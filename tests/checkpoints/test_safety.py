@@ -1,8 +1,13 @@
 """Every way in x every hostile file: refused, or loaded as data; nothing in it is run."""
 
+import argparse
 import os
 import pickle
+import runpy
+import sys
+import types
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +22,7 @@ from mlp_backbones.checkpoints import CheckpointError, read_checkpoint, safe_loa
 from mlp_backbones.engine import launch
 from mlp_backbones.models import PlainGMLP
 
+ROOT = Path(__file__).resolve().parents[2]
 ARCH = dict(embed_dims=8, num_layers=1, patch_size=4)
 
 
@@ -176,6 +182,50 @@ def test_nothing_in_a_checkpoint_is_run(name, way_in, tmp_path):
     assert not trace.exists()
     assert set(torch.serialization.get_safe_globals()) == set(allowed)
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    'name', [name for name, (_, verdict) in FILES.items() if verdict != 'data']
+)
+def test_tools_write_nothing_of_what_is_refused(name, tmp_path, monkeypatch):
+    path, trace = tmp_path / 'evil.pth', tmp_path / 'it_ran'
+    FILES[name][0](path, trace)
+    out = str(tmp_path / 'out.pth')
+    for tool, arguments in (
+        (
+            'convert_checkpoint.py',
+            [str(path), out, '--backbone', 'PlainGMLP', '--arch', str(ARCH)],
+        ),
+        ('publish.py', [str(path), out]),
+        ('test.py', ['configs/gmlp_maskrcnn_coco.py', str(path)]),
+    ):
+        if name == 'integers' and tool != 'convert_checkpoint.py':
+            continue  # in another model than ours they may be weights
+        monkeypatch.setenv('LOCAL_RANK', '0')
+        monkeypatch.chdir(ROOT)
+        monkeypatch.setattr(sys, 'argv', [tool, *arguments])
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(ROOT / 'tools' / tool), run_name='__main__')
+        assert end.value.code.startswith(f'{tool}: ') and '\n' not in end.value.code
+        assert [p.name for p in tmp_path.iterdir()] == ['evil.pth']
+
+
+def test_options_of_other_projects_are_plain_values(tmp_path, monkeypatch):
+    class CfgNode(dict):  # as in yacs, which need not be installed
+        __module__ = 'yacs.config'
+        __qualname__ = 'CfgNode'
+
+    module = types.ModuleType('yacs.config')
+    module.CfgNode = CfgNode
+    monkeypatch.setitem(sys.modules, 'yacs', types.ModuleType('yacs'))
+    monkeypatch.setitem(sys.modules, 'yacs.config', module)
+    node = CfgNode(a=CfgNode(b=1))
+    node.__dict__['frozen'] = True
+    content = dict(model=build().state_dict(), config=node, args=argparse.Namespace(lr=0.1))
+    torch.save(content, tmp_path / 'x.pth')
+    monkeypatch.undo()
+    content = read_checkpoint(str(tmp_path / 'x.pth'))
+    assert content['config'] == {'a': {'b': 1}} and content['args'] == {'lr': 0.1}
 
 
 def test_a_training_state_is_read_as_plain_values(tmp_path):

@@ -6,7 +6,7 @@ from torch import nn
 
 from mlp_backbones.checkpoints import CheckpointError
 from mlp_backbones.engine.checkpoint_fit import check_fit
-from mlp_backbones.models import GMLP
+from mlp_backbones.models import GMLP, MLPMixer
 
 
 def model(*heads, width=2):
@@ -54,5 +54,23 @@ def test_a_backbone_gets_all_of_its_weights():
     heads = {name: w for name, w in weights.items() if not name.startswith('backbone')}
     check_fit(m, heads, whole=False)
     heads['backbone.conv1.weight'] = torch.ones(2)
-    with pytest.raises(CheckpointError, match='another backbone than GMLP: conv1.weight.*out'):
+    with pytest.raises(CheckpointError, match='backbone: its weights have the names of no.* out'):
         check_fit(m, heads, whole=False)
+
+
+@pytest.mark.parametrize(
+    'other, message',
+    [
+        (
+            GMLP('tiny'),
+            'this is a GMLP tiny checkpoint .mlp_backbones.; the backbone is GMLP nano',
+        ),
+        (MLPMixer('nano'), 'this is a MLPMixer nano checkpoint .*; the backbone is GMLP nano'),
+    ],
+)
+def test_a_backbone_of_another_family_or_preset_is_named(other, message):
+    m = nn.ModuleDict(dict(backbone=GMLP('nano')))
+    weights = {f'backbone.{name}': value for name, value in other.state_dict().items()}
+    for whole in (True, False):
+        with pytest.raises(CheckpointError, match=message):
+            check_fit(m, weights, whole)
