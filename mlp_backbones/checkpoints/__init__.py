@@ -14,7 +14,7 @@ from .loading import Report, fit_weights, guess_backbone, load_pretrained, load_
 from .safe_loading import resolve, safe_loading
 from .sources import recognise
 from .stand_ins import knows_stand_ins
-from .translation import translate_state
+from .translation import translate_in_place
 
 __all__ = [
     'CheckpointError',
@@ -37,7 +37,7 @@ __all__ = [
     'resolve',
     'safe_loading',
     'some',
-    'translate_state',
+    'translate_in_place',
     'write_weights',
     'wrong_shape',
 ]

@@ -14,8 +14,8 @@ from ..registry import MODELS
 from .checks import check_complete, check_shapes, grid_weights
 from .descriptions import describe, describe_model, find_preset, sizes
 from .files import CheckpointError, read_weights, refuse_not_finite, some
-from .sources import check_family, recognise, select_prefix, unknown_source
-from .translation import adapt_bands, drop_prefix_tokens, rename_earlier
+from .sources import recognise, select_prefix, unknown_source
+from .translation import translate
 
 if TYPE_CHECKING:
     from ..models.backbones.base import Backbone
@@ -128,16 +128,17 @@ def fit_weights(
         CheckpointError: if they are not those of this model.
     """
     weights, outside, prefix = select_prefix(weights, prefix)
-    rename_earlier(model, weights)
-    key_map = recognise(weights, model)
-    check_family(model, key_map, weights)
-    state, left_out, unknown = key_map.translate_all(weights)
+    translation = translate(model, weights)
+    if translation is None:
+        raise CheckpointError(unknown_source(weights))
+    state, left_out, unknown = translation.state, translation.left_out, translation.unknown
     report = Report(
-        key_map.source,
-        describe(key_map.family, state),
+        translation.key_map.source,
+        describe(translation.key_map.family, state),
         describe_model(model),
         prefix,
         left_out=left_out,
+        notes=translation.notes,
     )
     who = f'this is a {report.checkpoint} checkpoint ({report.source}); the backbone is '
     who += report.backbone
@@ -145,15 +146,12 @@ def fit_weights(
         left_out['not of the backbone'] = outside
 
     own = model.state_dict()
-    drop_prefix_tokens(model, state, left_out)
     for name in [name for name in state if name not in own]:
         if model.is_unbuilt(name):
             left_out.setdefault('for no output', []).append(name)
             del state[name]
         else:
             unknown.append(name)
-    if note := adapt_bands(model, state):
-        report.notes.append(note)
     try:
         check_shapes(model, state)
         if unknown:

@@ -64,8 +64,8 @@ def recognise(weights: Iterable[str], model: Backbone | None = None) -> KeyMap |
         if getattr(model, 'takes_class_token', False):
             own |= {'cls_token'}  # which a model without one leaves out
         candidates = [own_key_map(type(model).__name__, own)]
-        if names <= own:
-            return candidates[0]
+        if names & own and {name for name in names if '*' in name} <= own:
+            return candidates[0]  # the usual case; what stands beside it is nobody's
     # one of ours: the one with most of these names and fewest others, if a name of a block is
     best = max(
         candidates + own_key_maps(),
@@ -97,10 +97,8 @@ def own_key_maps() -> list[KeyMap]:
     return [own_key_map(*kind) for kind in kinds]
 
 
-def check_family(model: Backbone, key_map: KeyMap | None, weights: Mapping[str, Tensor]) -> None:
+def check_family(model: Backbone, key_map: KeyMap, weights: Mapping[str, Tensor]) -> None:
     """Raise CheckpointError unless ``key_map`` gives the names of parameters of ``model``."""
-    if key_map is None:
-        raise CheckpointError(unknown_source(weights))
     if key_map.family not in {cls.__name__ for cls in type(model).__mro__}:
         found = describe(key_map.family, key_map.translate_all(weights)[0])
         raise CheckpointError(

@@ -2,63 +2,78 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from .key_maps import KeyMap
 from .sources import OUR_STEM, check_family, recognise
 
 if TYPE_CHECKING:
     from ..models.backbones.base import Backbone
 
 
-def translate_state(
-    model: Backbone, state_dict: dict[str, Tensor], prefix: str = ''
-) -> str | None:
-    """Make the weights of ``model`` in a state dict those that it takes, in place: with our
-    names, and for as many bands. Returns what was done to their values.
+@dataclass
+class Translation:
+    """Weights of a model by our names.
+
+    Args:
+        key_map: Whose names they had.
+        state: The weights by ours.
+        left_out: What the model has no place for -> its names in the checkpoint.
+        unknown: Names that the source does not have.
+        notes: What was done to values.
+    """
+
+    key_map: KeyMap
+    state: dict[str, Tensor]
+    left_out: dict[str, list[str]]
+    unknown: list[str]
+    notes: list[str]
+
+
+def translate(model: Backbone, weights: Mapping[str, Tensor]) -> Translation | None:
+    """``weights`` with our names and for as many bands as ``model`` has; None if their names are
+    of no source that is known.
 
     Raises:
         CheckpointError: if they are those of another family.
     """
-    rename_earlier(model, state_dict, prefix)
-    rename_foreign(model, state_dict, prefix)
-    return adapt_bands(model, state_dict, prefix)
+    weights = with_todays_names(model, weights)
+    key_map = recognise(weights, model)
+    if key_map is None:
+        return None
+    check_family(model, key_map, weights)
+    state, left_out, unknown = key_map.translate_all(weights)
+    drop_prefix_tokens(model, state, left_out)
+    note = adapt_bands(model, state)
+    return Translation(key_map, state, left_out, unknown, [note] if note else [])
 
 
-def rename_earlier(model: Backbone, weights: dict[str, Tensor], prefix: str = '') -> None:
-    """Give weights that have earlier names of ours those of today, in place.
+def translate_in_place(model: Backbone, state_dict: dict[str, Tensor], prefix: str) -> list[str]:
+    """:func:`translate` for the weights of ``model`` in the state dict of a whole detector, in
+    which the hooks of ``load_state_dict`` meet them. Returns the notes.
+    """
+    given = {key[len(prefix) :]: v for key, v in state_dict.items() if key.startswith(prefix)}
+    translation = translate(model, given) if given else None
+    if translation is None:
+        return []
+    for key in given.keys() - set(translation.unknown):
+        del state_dict[prefix + key]
+    state_dict.update({prefix + name: value for name, value in translation.state.items()})
+    return translation.notes
+
+
+def with_todays_names(model: Backbone, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``weights`` with our names of today for earlier ones.
 
     Once a resolution adapter was no module around its mixer f, and LayerScale none of its own.
     """
-    for name in model.state_dict():
-        earlier = name.replace('.f.', '.').removesuffix('.gamma')
-        if prefix + earlier in weights and earlier != name:
-            weights[prefix + name] = weights.pop(prefix + earlier)
-
-
-def rename_foreign(model: Backbone, state_dict: dict[str, Tensor], prefix: str) -> None:
-    """Give the weights of ``model`` in a state dict our names, in place, if they have the
-    names of another source. For the load-state-dict hook.
-
-    Raises:
-        CheckpointError: if they are those of another family.
-    """
-    given = {key[len(prefix) :]: v for key, v in state_dict.items() if key.startswith(prefix)}
-    own = model.state_dict()
-    surplus = 'cls_token' in given and 'cls_token' not in own
-    if not given or (all(name in given for name in own) and not surplus):
-        return  # ours, the usual case
-    key_map = recognise(given, model)
-    if key_map is None:
-        return
-    check_family(model, key_map, given)
-    state, left_out, unknown = key_map.translate_all(given)
-    drop_prefix_tokens(model, state, left_out)
-    for key in given.keys() - set(unknown):
-        del state_dict[prefix + key]
-    state_dict.update({prefix + name: value for name, value in state.items()})
+    today = {name.replace('.f.', '.').removesuffix('.gamma'): name for name in model.state_dict()}
+    return {today.get(name, name): value for name, value in weights.items()}
 
 
 def drop_prefix_tokens(
@@ -79,13 +94,13 @@ def drop_prefix_tokens(
         left_out['class token'] = ['cls_token']
 
 
-def adapt_bands(model: Backbone, weights: dict[str, Tensor], prefix: str = '') -> str | None:
+def adapt_bands(model: Backbone, weights: dict[str, Tensor]) -> str | None:
     """Make the patch embedding of RGB images, in place, one of as many bands as ``model`` takes.
 
     As timm does: one band gets the sum of the three, more bands repeat them, scaled so that the
     response to equal bands stays. Returns what was done.
     """
-    name, bands = f'{prefix}{OUR_STEM}.weight', model.in_channels
+    name, bands = f'{OUR_STEM}.weight', model.in_channels
     weight = weights.get(name)
     if weight is None or bands == 3 or weight.dim() != 4 or weight.shape[1] != 3:
         return None

@@ -18,7 +18,7 @@ from ...checkpoints import (
     load_pretrained,
     missing_weights,
     some,
-    translate_state,
+    translate_in_place,
 )
 from ..layers import (
     GRID_MODES,
@@ -227,7 +227,7 @@ class Backbone(BaseModule):
     def _load_from_state_dict(self, state_dict, prefix, *args):
         # Here, so that every way in (load_from, --resume, inferencers) gets it.
         who, own = type(self).__name__, self.state_dict()
-        if note := translate_state(self, state_dict, prefix):
+        for note in translate_in_place(self, state_dict, prefix):
             print_log(f'{who}: {note}', logger='current')
         check_shapes(self, state_dict, prefix)  # all but the weights of another grid
         if missing := missing_weights(self, state_dict, prefix):
