@@ -47,8 +47,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         '--prefix',
-        help="what the names of the backbone's weights start with in SRC "
-        "(default: 'backbone.' if any does)",
+        help="what the names of the backbone's weights start with in SRC (default: it is found)",
     )
     return parser.parse_args()
 

@@ -91,7 +91,7 @@ def load_pretrained(
         model: The backbone.
         address: Path or address of the checkpoint.
         prefix: What the names of the backbone's weights start with in the checkpoint.
-            Default: ``backbone.`` if any does, else nothing.
+            Default: it is found, see :func:`find_prefix`.
         assign: Whether the loaded tensors become the parameters, as a model on the meta
             device needs it.
 
