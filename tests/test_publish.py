@@ -9,7 +9,7 @@ import pytest
 import torch
 from mmengine.logging import MessageHub
 
-from mlp_backbones.checkpoints import read_checkpoint
+from mlp_backbones.checkpoints import SUFFIXES, read_checkpoint
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'tools'))
 import publish
@@ -27,7 +27,7 @@ def training_state(cfg="model = dict(type='MaskRCNN')\n", **others):
     return {**state, **others}
 
 
-@pytest.mark.parametrize('suffix', publish.SUFFIXES)
+@pytest.mark.parametrize('suffix', SUFFIXES)
 def test_weights_classes_and_config_are_handed_on(suffix, tmp_path):
     torch.save(training_state(), tmp_path / 'epoch_1.pth')
     report = publish.publish(str(tmp_path / 'epoch_1.pth'), str(tmp_path / f'gmlp{suffix}'))

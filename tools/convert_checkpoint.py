@@ -11,7 +11,6 @@ of the weights. Without a backbone, DST is for the model that SRC was made with.
 import argparse
 import ast
 import sys
-from pathlib import Path
 
 try:
     from mlp_backbones.engine import launch
@@ -19,11 +18,15 @@ except ImportError as error:
     sys.exit(f'convert_checkpoint.py: {error} (see docs/install.md)')
 import torch
 
-from mlp_backbones.checkpoints import guess_backbone, load_weights, read_weights, write_weights
+from mlp_backbones.checkpoints import (
+    check_target,
+    guess_backbone,
+    load_weights,
+    read_weights,
+    write_weights,
+)
 from mlp_backbones.models.backbones.base import Backbone
 from mlp_backbones.registry import MODELS
-
-SUFFIXES = ('.pth', '.safetensors')
 
 
 def parse_args() -> argparse.Namespace:
@@ -88,13 +91,7 @@ def build_backbone(args: argparse.Namespace) -> Backbone | None:
 
 def convert(args: argparse.Namespace) -> str:
     """Write DST; return the report."""
-    dst = Path(args.dst)
-    if dst.suffix not in SUFFIXES:
-        raise ValueError(f'{dst} must end in {" or ".join(SUFFIXES)}.')
-    if not dst.parent.is_dir():
-        raise FileNotFoundError(f'the folder {dst.parent}, for {dst.name}, does not exist.')
-    if dst.is_dir():
-        raise ValueError(f'{dst} is a folder.')
+    dst = check_target(args.dst)
     model = build_backbone(args)
     weights = read_weights(args.src)
     try:

@@ -11,13 +11,13 @@ import hashlib
 import json
 import os
 import sys
-from pathlib import Path
 
 try:
     from mlp_backbones import __version__
 except ImportError as error:  # it says what to install
     sys.exit(f'publish.py: {error} (see docs/install.md)')
 from mlp_backbones.checkpoints import (
+    check_target,
     find_weights,
     read_checkpoint,
     refuse_not_finite,
@@ -25,7 +25,6 @@ from mlp_backbones.checkpoints import (
 )
 from mlp_backbones.checkpoints.plain_config import find_text, parse
 
-SUFFIXES = ('.pth', '.safetensors')
 KEPT = ('dataset_meta', 'epoch', 'iter')  # of the meta data
 
 
@@ -41,11 +40,7 @@ def parse_args() -> argparse.Namespace:
 
 def publish(checkpoint: str, out: str) -> str:
     """Write OUT; return what to tell of it."""
-    target = Path(out)
-    if target.suffix not in SUFFIXES:
-        raise ValueError(f'{out} must end in {" or ".join(SUFFIXES)}.')
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f'the folder {target.parent}, for {target.name}, does not exist.')
+    target = check_target(out)
     content = read_checkpoint(checkpoint)
     weights = find_weights(content)
     refuse_not_finite(weights, checkpoint)

@@ -13,10 +13,6 @@ try:
 except ImportError as error:
     sys.exit(f'test.py: {error} (see docs/install.md)')
 from mmengine.config import Config, ConfigDict
-from mmengine.runner import Runner
-
-from mlp_backbones.checkpoints import CheckpointError, safe_loading
-from mlp_backbones.engine.checkpoint_fit import CheckpointFitHook
 
 
 def parse_args() -> argparse.Namespace:
@@ -116,21 +112,5 @@ def test_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def main() -> None:
-    args = parse_args()
-    try:
-        cfg = test_config(args)
-    except (ImportError, OSError, ValueError) as error:
-        sys.exit(f'test.py: {error}')
-    try:
-        with safe_loading():
-            runner = Runner.from_cfg(cfg)
-            runner.register_hook(CheckpointFitHook(whole=True))
-            runner.test()
-    except CheckpointError as error:
-        sys.exit(f'test.py: {error}')
-    launch.leave_process_group()
-
-
 if __name__ == '__main__':
-    main()
+    launch.run('test', test_config, parse_args())

@@ -12,10 +12,6 @@ try:
 except ImportError as error:
     sys.exit(f'train.py: {error} (see docs/install.md)')
 from mmengine.config import Config
-from mmengine.runner import Runner
-
-from mlp_backbones.checkpoints import CheckpointError, safe_loading
-from mlp_backbones.engine.checkpoint_fit import CheckpointFitHook
 
 
 def parse_args() -> argparse.Namespace:
@@ -55,21 +51,5 @@ def training_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def main() -> None:
-    args = parse_args()
-    try:
-        cfg = training_config(args)
-    except (ImportError, OSError, ValueError) as error:
-        sys.exit(f'train.py: {error}')
-    try:
-        with safe_loading():
-            runner = Runner.from_cfg(cfg)
-            runner.register_hook(CheckpointFitHook(whole=False))
-            runner.train()
-    except CheckpointError as error:
-        sys.exit(f'train.py: {error}')
-    launch.leave_process_group()
-
-
 if __name__ == '__main__':
-    main()
+    launch.run('train', training_config, parse_args())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config
-from torch import nn
+from torch import Tensor, nn
 
 from ..checkpoints import find_weights, read_checkpoint, safe_loading
 from ..checkpoints.plain_config import config_of
@@ -35,14 +35,14 @@ def init_model(
         CheckpointError: if the checkpoint holds more than data, no config that can be taken, no
             weights for a part of the model, or weights of other shapes.
     """
-    cfg = _config(checkpoint, config, cfg_options)
+    cfg, weights = _open(checkpoint, config, cfg_options)
     if cfg.get('default_scope') == 'mmseg':
         from mmseg.apis import init_model as init
     else:
         from mmdet.apis import init_detector as init
     with safe_loading():
         model = init(cfg, checkpoint, device=device or _default_device())
-    check_fit(model, find_weights(read_checkpoint(checkpoint)), whole=True)
+    check_fit(model, weights, whole=True)
     return model
 
 
@@ -65,28 +65,30 @@ def inferencer(
     Example:
         >>> inferencer('work_dirs/demo/epoch_12.pth')('image.jpg', out_dir='out')
     """
-    cfg = _config(checkpoint, config, cfg_options)
+    cfg, weights = _open(checkpoint, config, cfg_options)
     if cfg.get('default_scope') == 'mmseg':
         from mmseg.apis import MMSegInferencer as Inferencer
     else:
         from mmdet.apis import DetInferencer as Inferencer
     with safe_loading():
         infer = Inferencer(cfg, checkpoint, device=device or _default_device(), **kwargs)
-    check_fit(infer.model, find_weights(read_checkpoint(checkpoint)), whole=True)
+    check_fit(infer.model, weights, whole=True)
     return infer
 
 
-def _config(
+def _open(
     checkpoint: str, config: str | Path | Config | None, cfg_options: dict | None
-) -> Config:
+) -> tuple[Config, dict[str, Tensor]]:
+    """The config, given or from the checkpoint, and the weights."""
+    content = read_checkpoint(checkpoint)
     if config is None:
-        cfg = config_of(read_checkpoint(checkpoint), checkpoint)
+        cfg = config_of(content, checkpoint)
     else:
         cfg = config.copy() if isinstance(config, Config) else Config.fromfile(config)
     require('mmseg' if cfg.get('default_scope') == 'mmseg' else 'mmdet')
     if cfg_options:
         cfg.merge_from_dict(cfg_options)
-    return cfg
+    return cfg, find_weights(content)
 
 
 def _default_device() -> str:

@@ -1,6 +1,8 @@
 from .checks import check_complete, check_shapes, missing_weights
 from .files import (
+    SUFFIXES,
     CheckpointError,
+    check_target,
     find_weights,
     read_checkpoint,
     read_weights,
@@ -21,8 +23,10 @@ __all__ = [
     'KEY_MAPS',
     'KeyMap',
     'Report',
+    'SUFFIXES',
     'check_complete',
     'check_shapes',
+    'check_target',
     'find_weights',
     'fit_weights',
     'guess_backbone',

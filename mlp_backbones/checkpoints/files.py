@@ -16,6 +16,7 @@ import tempfile
 import urllib.error
 import urllib.request
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -32,6 +33,7 @@ from .stand_ins import plain, stand_ins
 
 MOST_EXPANDED = 20  # times its size that a compressed file may become, beyond 1 GiB
 META = 'mlp_backbones'  # what safetensors' meta data call ours
+SUFFIXES = ('.pth', '.safetensors')  # of what is written
 TIMEOUT = 30  # seconds without an answer
 # Where training programs put the weights in a checkpoint; averaged ones come first, as in timm.
 WRAPPERS = ('state_dict_ema', 'model_ema', 'state_dict', 'model', 'module')
@@ -160,6 +162,23 @@ def replacing(target: str | Path) -> Iterator[str]:
     except BaseException:
         os.unlink(part)
         raise
+
+
+def check_target(target: str) -> Path:
+    """``target`` as a path that :func:`write_weights` can write.
+
+    Raises:
+        ValueError: if it ends in none of its suffixes, or is a folder.
+        FileNotFoundError: if its folder does not exist.
+    """
+    path = Path(target)
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f'{path} must end in {" or ".join(SUFFIXES)}.')
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f'the folder {path.parent}, for {path.name}, does not exist.')
+    if path.is_dir():
+        raise ValueError(f'{path} is a folder.')
+    return path
 
 
 def write_weights(target: str | Path, weights: dict[str, Tensor], meta: dict) -> None:
@@ -301,12 +320,18 @@ def some(names: Iterable[str], limit: int = 3) -> str:
 
 
 def find_weights(content: object) -> dict[str, Tensor]:
-    """The state dict in what was read."""
+    """The state dict in what was read, with the versions of modules that torch keeps in it."""
     while isinstance(content, dict):
         inner = [content[key] for key in WRAPPERS if isinstance(content.get(key), dict)]
         if not inner:
-            weights = {key: x for key, x in content.items() if isinstance(x, Tensor)}
-            return {INFIXES.sub('', str(key)): x for key, x in weights.items()}
+            weights = {str(key): x for key, x in content.items() if isinstance(x, Tensor)}
+            weights = OrderedDict((INFIXES.sub('', key), x) for key, x in weights.items())
+            versions = getattr(content, '_metadata', None)
+            if isinstance(versions, dict):
+                weights._metadata = OrderedDict(
+                    (INFIXES.sub('', f'{path}.')[:-1], x) for path, x in versions.items()
+                )
+            return weights
         content = inner[0]
     return {}
 

@@ -97,7 +97,8 @@ class KeyMap:
 
     def tells(self, keys: Iterable[str]) -> bool:
         """Whether the telling name is among ``keys``."""
-        return any(self.find(key) == self.telling for key in keys)
+        pattern = next(pattern for pattern, name in self._patterns if name == self.telling)
+        return any(map(pattern.fullmatch, keys))
 
 
 KEY_MAPS = (

@@ -112,15 +112,28 @@ def knows_stand_ins() -> bool:
     return hasattr(torch.serialization, 'get_unsafe_globals_in_checkpoint')
 
 
-def plain(x: object) -> object:
-    """``x`` with values for the stand-ins in it; dicts and lists are changed in place."""
+def plain(x: object, done: dict[int, tuple[object, object]] | None = None) -> object:
+    """``x`` with values for the stand-ins in it; dicts and lists are changed in place.
+
+    What lies in several places is made once, and so is what holds itself: ``done`` has it, beside
+    what it was made of, whose id no other object may get.
+    """
+    done = {} if done is None else done
+    if id(x) in done:
+        return done[id(x)][1]
+    value = x
     if isinstance(x, StandIn):
-        return plain(x.plain())
-    if isinstance(x, dict):
-        for key, value in x.items():
-            x[key] = plain(value)
+        value = plain(x.plain(), done)
+    elif isinstance(x, dict):
+        done[id(x)] = x, x
+        for key, item in x.items():
+            x[key] = plain(item, done)
     elif isinstance(x, list):
-        x[:] = map(plain, x)
+        done[id(x)] = x, x
+        x[:] = [plain(item, done) for item in x]
     elif type(x) is tuple:
-        return tuple(map(plain, x))
-    return x
+        value = tuple([plain(item, done) for item in x])
+    else:
+        return x
+    done[id(x)] = x, value
+    return value

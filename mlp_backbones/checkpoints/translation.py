@@ -97,8 +97,8 @@ def drop_prefix_tokens(
 def adapt_bands(model: Backbone, weights: dict[str, Tensor]) -> str | None:
     """Make the patch embedding of RGB images, in place, one of as many bands as ``model`` takes.
 
-    As timm does: one band gets the sum of the three, more bands repeat them, scaled so that the
-    response to equal bands stays. Returns what was done.
+    As timm does: one band gets the sum of the three, more bands repeat them, times 3 / bands.
+    Returns what was done.
     """
     name, bands = f'{OUR_STEM}.weight', model.in_channels
     weight = weights.get(name)

@@ -9,7 +9,8 @@ expected and what to do.
 import argparse
 import difflib
 import os
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import torch.distributed
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from mmengine.logging import print_log
-from mmengine.runner import find_latest_checkpoint
+from mmengine.runner import Runner, find_latest_checkpoint
 
 from mlp_backbones.checkpoints import (
     CheckpointError,
@@ -28,8 +29,12 @@ from mlp_backbones.checkpoints import (
     read_checkpoint,
     refuse_not_finite,
     resolve,
+    safe_loading,
 )
 from mlp_backbones.environment import require
+from mlp_backbones.models.backbones.base import is_pretrained
+
+from .checkpoint_fit import CheckpointFitHook
 
 # The settings of a config that hold paths below its data_root.
 DATA_SECTIONS = (
@@ -304,8 +309,7 @@ def check_start(cfg: Config) -> None:
 def pretrained(node: Any, setting: str) -> Iterator[tuple[str, str]]:
     """Every checkpoint that an ``init_cfg`` in a piece of config names, with its setting."""
     if isinstance(node, dict):
-        kind = node.get('type')
-        if isinstance(kind, str) and kind.endswith('Pretrained') and node.get('checkpoint'):
+        if 'type' in node and is_pretrained(node) and node.get('checkpoint'):
             yield setting, node['checkpoint']
         for key, value in node.items():
             yield from pretrained(value, f'{setting}.{key}')
@@ -411,6 +415,26 @@ def prepare_launcher(cfg: Config) -> None:
             'No GPU: distributed on CPUs with gloo, '
             f'{torch.distributed.get_world_size()} processes{note}.'
         )
+
+
+def run(loop: str, make_config: Callable[[argparse.Namespace], Config], args) -> None:
+    """Run the loop 'train' or 'test', as tools/train.py or tools/test.py.
+
+    What a user got wrong ends it with one message: a config that ``make_config`` refuses, or a
+    checkpoint that cannot be read or does not fit.
+    """
+    try:
+        cfg = make_config(args)
+    except (ImportError, OSError, ValueError) as error:
+        sys.exit(f'{loop}.py: {error}')
+    try:
+        with safe_loading():
+            runner = Runner.from_cfg(cfg)
+            runner.register_hook(CheckpointFitHook(whole=loop == 'test'))
+            getattr(runner, loop)()
+    except CheckpointError as error:
+        sys.exit(f'{loop}.py: {error}')
+    leave_process_group()
 
 
 def leave_process_group() -> None:

@@ -250,6 +250,27 @@ def test_arrays_of_numbers_and_text_are_read(dtype, order, tmp_path):
     assert content['scalar'] == array[1, 2]
 
 
+def test_what_lies_in_several_places_is_read_once(tmp_path):
+    history = HistoryBuffer([1.0], [1])
+    shared = [history]
+    for _ in range(200):  # 2 ** 200 places
+        shared = [shared, shared]
+    loop = {}
+    loop['itself'] = loop
+    torch.save(dict(w=torch.ones(1), a=history, b=history, c=shared, d=loop), tmp_path / 'x')
+    content = read_checkpoint(str(tmp_path / 'x'))
+    assert type(content['a']) is HistoryBuffer and content['a'] is content['b']
+    assert content['c'][0] is content['c'][1] and content['d']['itself'] is content['d']
+
+
+def test_the_versions_of_modules_come_with_the_weights(tmp_path):
+    state = nn.Sequential(nn.BatchNorm2d(2)).state_dict()
+    torch.save(dict(state_dict=state), tmp_path / 'x')
+    with safe_loading():
+        content = CheckpointLoader.load_checkpoint(str(tmp_path / 'x'))
+    assert content['state_dict']._metadata == state._metadata
+
+
 def test_mmengine_reads_as_before_afterwards(tmp_path):
     torch.save(dict(w=torch.ones(1), meta=dict(cfg='a = 1')), tmp_path / 'x')
     before = CheckpointLoader.load_checkpoint(str(tmp_path / 'x'))
