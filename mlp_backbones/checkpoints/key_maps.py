@@ -13,6 +13,7 @@ from functools import cached_property
 
 from torch import Tensor
 
+OURS = 'mlp_backbones'
 # Parts of a classifier that a backbone has no use for.
 CLASSIFIER = {
     'head': 'classifier',
@@ -30,6 +31,8 @@ def from_flax(kernel: Tensor) -> Tensor:
 class KeyMap:
     """The names that a source gives to the parameters of one of our classes.
 
+    Without ``names`` they are ours.
+
     Args:
         source: Whose names they are.
         family: Name of our class.
@@ -42,17 +45,14 @@ class KeyMap:
 
     source: str
     family: str
-    telling: str
-    names: Mapping[str, str]
+    telling: str = ''
+    names: Mapping[str, str] = field(default_factory=dict)
     leaves: Mapping[str, tuple[str, Callable[[Tensor], Tensor]]] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=lambda: CLASSIFIER)
 
     @cached_property
     def _patterns(self) -> list[tuple[re.Pattern, str]]:
-        def pattern(name: str) -> re.Pattern:
-            return re.compile(re.escape(name).replace(r'\*', r'(\d+)') + r'(?:[./](\w+))?')
-
-        return [(pattern(name), name) for name in (*self.names, *self.left_out)]
+        return [(_pattern(name), name) for name in (*self.names, *self.left_out)]
 
     def find(self, key: str) -> str | None:
         """The name of the map, theirs, that ``key`` belongs to; None if none."""
@@ -83,6 +83,8 @@ class KeyMap:
         """Weights by our names and in our layout, what is left out by its kind, and the names
         that the map does not know.
         """
+        if not self.names:
+            return dict(weights), {}, []
         state, left_out, unknown = {}, {}, []
         for key, value in weights.items():
             name = self.find(key)
@@ -97,8 +99,12 @@ class KeyMap:
 
     def tells(self, keys: Iterable[str]) -> bool:
         """Whether the telling name is among ``keys``."""
-        pattern = next(pattern for pattern, name in self._patterns if name == self.telling)
-        return any(map(pattern.fullmatch, keys))
+        return any(map(_pattern(self.telling).fullmatch, keys))
+
+
+def _pattern(name: str) -> re.Pattern:
+    """What finds ``name`` and, if it is a module, its parameters."""
+    return re.compile(re.escape(name).replace(r'\*', r'(\d+)') + r'(?:[./](\w+))?')
 
 
 KEY_MAPS = (
@@ -223,4 +229,17 @@ KEY_MAPS = (
             'ln1': 'norm',
         },
     ),
+)
+
+# Our own names, asked in this order: a gMLP has an fc1, too.
+OUR_MAPS = tuple(
+    KeyMap(OURS, f'{plain}{family}', f'{layers}.{name}')
+    for plain, layers in (('Plain', 'layers.*'), ('', 'stages.*.*'))
+    for family, name in (
+        ('GMLP', 'sgu.proj.f'),
+        ('MLPMixer', 'mixer.f.fc1'),
+        ('ResMLP', 'linear_tokens.f'),
+        ('ViT', 'mixer.f.qkv'),
+        ('S2MLP', 'fc1'),
+    )
 )

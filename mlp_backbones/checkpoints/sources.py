@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
-from ..registry import MODELS
 from .descriptions import describe, describe_model
 from .files import INFIXES, CheckpointError, some
-from .key_maps import KEY_MAPS, KeyMap
+from .key_maps import KEY_MAPS, OUR_MAPS, OURS, KeyMap
 
 if TYPE_CHECKING:
     from ..models.backbones.base import Backbone
 
-OURS = 'mlp_backbones'
 OUR_STEM = 'patch_embed.proj'
 
 
@@ -54,47 +50,24 @@ def find_prefix(names: Iterable[str]) -> str:
 
 
 def recognise(weights: Iterable[str], model: Backbone | None = None) -> KeyMap | None:
-    """The key map whose names ``weights`` have, if any."""
-    for key_map in KEY_MAPS:
-        if key_map.tells(weights):
-            return key_map
-    names, candidates = starred(weights), []
+    """The key map whose names ``weights`` have, if any; the own names of ``model`` win."""
+    names = starred(weights)
+    blocks = {name for name in names if '*' in name}
     if model is not None:
         own = starred(model.state_dict())
-        if getattr(model, 'takes_class_token', False):
-            own |= {'cls_token'}  # which a model without one leaves out
-        candidates = [own_key_map(type(model).__name__, own)]
-        if names & own and {name for name in names if '*' in name} <= own:
-            return candidates[0]  # the usual case; what stands beside it is nobody's
-    # one of ours: the one with most of these names and fewest others, if a name of a block is
-    best = max(
-        candidates + own_key_maps(),
-        key=lambda m: len(names & m.names.keys()) / len(names | m.names.keys()),
-    )
-    return best if any('*' in name for name in names & best.names.keys()) else None
+        own_map = KeyMap(OURS, type(model).__name__)
+        if names & own and blocks <= own:
+            return own_map
+    for key_map in KEY_MAPS + OUR_MAPS:
+        if key_map.tells(weights):
+            return key_map
+    # a class of somebody else, with names that are nobody's beside
+    return own_map if model is not None and blocks & own else None
 
 
-def starred(names: Iterable[str]) -> frozenset[str]:
+def starred(names: Iterable[str]) -> set[str]:
     """Names with ``*`` for the numbers of layers."""
-    return frozenset(re.sub(r'(?<=\.)\d+(?=\.)', '*', name) for name in names)
-
-
-@lru_cache
-def own_key_map(family: str, names: frozenset[str]) -> KeyMap:
-    return KeyMap(OURS, family, '', {name: name for name in sorted(names)}, left_out={})
-
-
-@lru_cache
-def own_key_maps() -> list[KeyMap]:
-    """Our own names: of every class and preset."""
-    kinds = set()
-    for family, cls in MODELS.module_dict.items():
-        for preset in getattr(cls, 'presets', {}).values():
-            # one layer has the names of all
-            few = dict(num_layers=1) if 'num_layers' in preset else dict(depths=(1, 1, 1, 1))
-            with torch.device('meta'):
-                kinds.add((family, starred(cls({**preset, **few}).state_dict())))
-    return [own_key_map(*kind) for kind in kinds]
+    return {re.sub(r'(?<=\.)\d+(?=\.)', '*', name) for name in names}
 
 
 def check_family(model: Backbone, key_map: KeyMap, weights: Mapping[str, Tensor]) -> None:

@@ -25,6 +25,7 @@ from mlp_backbones.models import (
     PlainViT,
 )
 from mlp_backbones.models.layers import build_resampling_matrix
+from mlp_backbones.registry import MODELS
 
 SMALL = dict(embed_dims=8, num_layers=3, patch_size=4)
 CLASSES = {
@@ -33,6 +34,7 @@ CLASSES = {
     PlainResMLP: SMALL,
     PlainViT: dict(SMALL, num_heads=2, cls_token=True, pos_embed=True),
 }
+OURS = [cls for cls in MODELS.module_dict.values() if getattr(cls, 'presets', None)]
 every_class = pytest.mark.parametrize('cls', CLASSES, ids=lambda c: c.__name__)
 
 
@@ -442,10 +444,10 @@ def test_half_precision_becomes_that_of_the_model():
 
 
 @pytest.mark.parametrize('size', [224, 384])
-@pytest.mark.parametrize('cls, arch', [(PlainResMLP, 's12'), (PlainViT, 'ti'), (GMLP, 'nano')])
-def test_the_model_of_a_checkpoint_is_guessed_from_its_shapes(cls, arch, size):
+@pytest.mark.parametrize('cls', OURS, ids=lambda c: c.__name__)
+def test_the_model_of_a_checkpoint_is_guessed_from_its_names_and_shapes(cls, size):
     with torch.device('meta'):
-        state = cls(arch, pretrain_img_size=size).state_dict()
+        state = cls(next(iter(cls.presets)), pretrain_img_size=size).state_dict()
     guess = guess_backbone(state)
     assert type(guess) is cls
     assert [v.shape for v in guess.state_dict().values()] == [v.shape for v in state.values()]
