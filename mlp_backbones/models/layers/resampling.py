@@ -64,8 +64,8 @@ def resampling_matrices(
     if is_zero(n - grid):
         return None, None
     if is_recording() or not is_plain(like):
-        # in a trace, a length is a tensor already
-        length = n if isinstance(n, Tensor) else torch.full((1,), n, device=like.device)
+        tensor = isinstance(n, Tensor)  # as a length in a trace is, on the CPU
+        length = n.to(like.device) if tensor else torch.full((1,), n, device=like.device)
         return make_matrices(length.reshape(1, 1, 1), n, grid, interpolation, like)
     return _cached(n, grid, interpolation, like.dtype, like.device)
 

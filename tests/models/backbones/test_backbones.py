@@ -137,12 +137,14 @@ def test_bad_valid_sizes_are_named(cls):
 
 @every_resolution
 def test_a_trace_can_be_saved(cls, resolution, tmp_path):
-    model, x = small(cls, resolution=resolution).eval(), torch.randn(1, 3, 40, 50)
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'  # sizes in a trace are on the CPU
+    model = small(cls, resolution=resolution).eval().to(device)
+    x = torch.randn(1, 3, 40, 50, device=device)
     with torch.no_grad():
         torch.jit.trace(model, x).save(tmp_path / 'model.pt')
         traced = torch.jit.load(tmp_path / 'model.pt')
         for size in ((1, 40, 50), (2, 64, 64), (3, 75, 31)):  # and it is one for any size
-            x = torch.randn(size[0], 3, *size[1:])
+            x = torch.randn(size[0], 3, *size[1:], device=device)
             for a, b in zip(traced(x), model(x), strict=True):
                 torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
