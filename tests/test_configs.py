@@ -9,6 +9,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
+from mmengine.utils import get_installed_path
 
 from mlp_backbones.engine import launch
 
@@ -30,12 +31,54 @@ def test_every_config_builds_its_model(path):
     assert type(model.backbone).__module__.startswith('mlp_backbones.')
 
 
+def config_of(text, folder):
+    (folder / 'mine.py').write_text(text)
+    return Config.fromfile(folder / 'mine.py')
+
+
+@by_name(CONFIGS)
+def test_every_config_is_a_base(path, tmp_path):
+    name = path.relative_to(ROOT / 'configs')
+    given = Config.fromfile(path).to_dict()  # whose model is built above
+    assert config_of(f"_base_ = 'mlp_backbones::{name}'", tmp_path).to_dict() == given
+    line = f"_base_ = __import__('mlp_backbones').config_path('{name}')"
+    assert config_of(line, tmp_path).to_dict() == given
+
+
+def test_a_base_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match='no config gmlp.py; .* has gmlp_maskrcnn_coco.py'):
+        config_of("_base_ = __import__('mlp_backbones').config_path('gmlp.py')", tmp_path)
+
+
+def test_bases_of_mmseg_are_found(tmp_path):
+    cfg = config_of("_base_ = 'mmseg::_base_/models/upernet_r50.py'", tmp_path)
+    assert cfg.model.type == 'EncoderDecoder'
+
+
 @pytest.fixture(scope='module')
 def data_root(tmp_path_factory):
     root = tmp_path_factory.mktemp('demo')
-    command = [sys.executable, ROOT / 'tools/make_demo_data.py', root / 'data']
+    command = [sys.executable, ROOT / 'tools/make_demo_data.py', root / 'data/demo']
     subprocess.run([*command, '--train', '4', '--val', '2'], check=True)
-    return root / 'data'
+    return root / 'data/demo'
+
+
+@pytest.mark.parametrize('codebase, name', [('mmdet', 'maskrcnn'), ('mmseg', 'upernet')])
+def test_the_tools_of_mmdet_and_mmseg_train_on_our_bases(codebase, name, data_root):
+    folder = data_root.parents[1]  # the user's, where data/demo is
+    config = f"""
+_base_ = __import__('mlp_backbones').config_path('demo/gmlp_{name}.py')
+train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=1)
+val_cfg = val_dataloader = val_evaluator = None
+train_dataloader = dict(sampler=dict(type='InfiniteSampler'))
+default_hooks = dict(checkpoint=dict(by_epoch=False, interval=1))
+"""
+    (folder / f'{codebase}.py').write_text(config)
+    train = Path(get_installed_path(codebase), '.mim/tools/train.py')
+    command = [sys.executable, train, f'{codebase}.py', '--work-dir', f'{codebase}_run']
+    run = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert (folder / f'{codebase}_run/iter_1.pth').is_file()
 
 
 @by_name(DEMOS)

@@ -116,13 +116,16 @@ def test_build_keeps_the_links_of_an_editable_install_and_ships_no_stale_file(tr
 RESOLVE = """
 from mmengine.config import Config
 from mmengine.hub import get_config
-import mlp_backbones
-name = 'mlp_backbones::gmlp_maskrcnn_coco.py'
+name = 'gmlp_maskrcnn_coco.py'
 with open('mine.py', 'w') as file:
-    file.write(f'_base_ = {name!r}')
-config = Config.fromfile('mine.py')
+    file.write(f"_base_ = __import__('mlp_backbones').config_path('{name}')")
+config = Config.fromfile('mine.py')  # as mmdet's own tools read it
 assert config.model.backbone.type.endswith('GMLP'), config.model.backbone
-assert get_config(name).model == config.model
+import mlp_backbones
+with open('mine.py', 'w') as file:
+    file.write(f"_base_ = 'mlp_backbones::{name}'")
+assert Config.fromfile('mine.py').to_dict() == config.to_dict()
+assert get_config(f'mlp_backbones::{name}').to_dict() == config.to_dict()
 print(mlp_backbones.__file__)
 """
 
