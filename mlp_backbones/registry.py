@@ -4,6 +4,9 @@
 this module when it meets the scope, and `locations` imports the classes.
 """
 
+from collections.abc import Callable, Mapping
+from functools import wraps
+
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as ROOT_OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.registry import Registry
@@ -17,3 +20,24 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     scope='mlp_backbones',
     locations=['mlp_backbones.engine.layer_decay'],
 )
+
+
+def offer_bare_names(modules: Mapping[str, Callable]) -> None:
+    """Let ``type='GMLP'`` find ours, through the root registry, where nobody else has that name.
+
+    A class that is registered there, earlier or later, has the name instead.
+    """
+    held, register = ROOT_MODELS.module_dict, ROOT_MODELS._register_module
+    ours = {name: module for name, module in modules.items() if name not in held}
+
+    @wraps(register)
+    def give_way(module, module_name=None, force=False):
+        names = [module_name] if isinstance(module_name, str) else module_name
+        for name in names or [getattr(module, '__name__', None)]:
+            if name in ours and held.get(name) is ours[name]:
+                del held[name]
+        register(module, module_name, force)
+
+    for name, module in ours.items():
+        register(module, name)
+    ROOT_MODELS._register_module = give_way

@@ -13,7 +13,7 @@ from .files import (
 )
 from .key_maps import KEY_MAPS, KeyMap
 from .loading import Report, fit_weights, guess_backbone, load_pretrained, load_weights
-from .safe_loading import resolve, safe_loading
+from .safe_loading import ZOOS, resolve, safe_loading
 from .sources import recognise
 from .stand_ins import knows_stand_ins
 from .translation import translate_in_place
@@ -24,6 +24,7 @@ __all__ = [
     'KeyMap',
     'Report',
     'SUFFIXES',
+    'ZOOS',
     'check_complete',
     'check_shapes',
     'check_target',

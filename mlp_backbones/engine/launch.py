@@ -311,6 +311,8 @@ def pretrained(node: Any, setting: str) -> Iterator[tuple[str, str]]:
     if isinstance(node, dict):
         if 'type' in node and is_pretrained(node) and node.get('checkpoint'):
             yield setting, node['checkpoint']
+        if isinstance(node.get('pretrained'), str):
+            yield f'{setting}.pretrained', node['pretrained']
         for key, value in node.items():
             yield from pretrained(value, f'{setting}.{key}')
     elif isinstance(node, (list, tuple)):

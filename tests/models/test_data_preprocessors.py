@@ -4,16 +4,21 @@ import copy
 import pickle
 from pathlib import Path
 
+import mmdet.models
+import mmseg.models
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.logging import MessageHub
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData, PixelData
 
 from mlp_backbones.engine import launch
+from mlp_backbones.models import ValidSizes, data_preprocessors
 from mlp_backbones.models.backbones.base import Backbone
+from mlp_backbones.registry import MODELS
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted(path for path in (ROOT / 'configs').rglob('*.py') if '_base_' not in path.parts)
@@ -167,17 +172,80 @@ def test_the_sizes_survive_ddp_amp_and_checkpointing(monkeypatch, tmp_path):
     assert seen == [SIZES[:2]]
 
 
-def test_without_the_sizes_all_images_fill_the_canvas(monkeypatch):
+def test_a_tensor_alone_is_a_full_canvas(monkeypatch):
     seen, model = Seen(monkeypatch), det_model().eval()
     with torch.no_grad():
         model.extract_feat(torch.randn(1, 3, 64, 64))
-    batch = det_batch([(60, 60)])
-    del batch['data_samples']
-    features(model, dict(batch, data_samples=None))
-    assert seen == [None, None]
+    assert seen == [None]
 
 
-def test_the_data_preprocessor_is_copied_and_pickled_with_its_hook():
+def test_images_without_samples_have_their_sizes(monkeypatch):
+    seen, model = Seen(monkeypatch), det_model().eval()
+    features(model, dict(det_batch(SIZES[:2]), data_samples=None))
+    assert seen == [SIZES[:2]]
+
+
+@pytest.mark.parametrize('said', [(131, 100), (64, 64), (999, 3)])
+@pytest.mark.parametrize(
+    'make_model, make_batch', [(det_model, det_batch), (seg_model, seg_batch)]
+)
+def test_an_image_is_believed_more_than_its_img_shape(make_model, make_batch, said, monkeypatch):
+    """A transform of the user's may change the image and not what is said about it."""
+    seen, model, batch = Seen(monkeypatch), make_model().eval(), make_batch(SIZES)
+    batch['data_samples'][0].set_metainfo(dict(img_shape=said))
+    features(model, batch, training=True)
+    assert seen == [SIZES]
+
+
+@pytest.mark.parametrize('said', [(100, 131), (50, 262)])
+def test_an_image_that_is_resized_with_its_batch_has_its_new_size(said, monkeypatch):
+    seen, model = Seen(monkeypatch), det_model().eval()
+    augment = dict(type='BatchSyncRandomResize', random_size_range=(256, 256))
+    model.data_preprocessor = MODELS.build(
+        dict(
+            type='mlp_backbones.DetDataPreprocessor',
+            pad_size_divisor=128,
+            batch_augments=[dict(augment, interval=1)],
+        )
+    )
+    MessageHub.get_current_instance().update_info('iter', 0)  # as a Runner does
+    resize = model.data_preprocessor.batch_augments[0]
+    resize._input_size = (256, 512)  # from a canvas of 128 x 256
+    batch = det_batch([(100, 131), (128, 256)])
+    batch['data_samples'][0].set_metainfo(dict(img_shape=said))
+    features(model, batch, training=True)
+    assert seen == [[(200, 262), (256, 512)]]
+
+
+def test_the_classes_are_those_of_the_code_bases():
+    assert issubclass(data_preprocessors.DetDataPreprocessor, mmdet.models.DetDataPreprocessor)
+    assert issubclass(data_preprocessors.SegDataPreProcessor, mmseg.models.SegDataPreProcessor)
+    assert type(det_model().data_preprocessor) is data_preprocessors.DetDataPreprocessor
+    with pytest.raises(AttributeError, match="no attribute 'Preprocessor'"):
+        _ = data_preprocessors.Preprocessor
+
+
+def test_others_inherit_from_them(monkeypatch):
+    class FourBands(data_preprocessors.DetDataPreprocessor):
+        def __init__(self, **settings):
+            super().__init__(**settings)
+            self.register_buffer('mean', torch.zeros(4, 1, 1), persistent=False)
+            self.register_buffer('std', torch.ones(4, 1, 1), persistent=False)
+            self._enable_normalize = True
+
+    class BoxInst(ValidSizes, mmdet.models.BoxInstDataPreprocessor):
+        pass
+
+    batch = det_batch(SIZES[:2])
+    four = dict(batch, inputs=[torch.cat([x, x[:1]]) for x in batch['inputs']])
+    inputs = FourBands()(four)['inputs']
+    assert inputs.shape[1] == 4 and inputs.valid_sizes.tolist() == [*map(list, SIZES[:2])]
+    box_inst = BoxInst(mean=[0] * 3, std=[1] * 3, pad_size_divisor=32)
+    inputs = box_inst(det_batch(SIZES[:2]), training=True)['inputs']
+    assert inputs.valid_sizes.tolist() == [*map(list, SIZES[:2])]
+
+
+def test_the_data_preprocessor_is_copied_and_pickled():
     preprocessor = det_model().data_preprocessor
     for twin in (copy.deepcopy(preprocessor), pickle.loads(pickle.dumps(preprocessor))):
         assert twin(det_batch(SIZES[:2]))['inputs'].valid_sizes.tolist() == [*map(list, SIZES[:2])]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ...checkpoints import (
+    ZOOS,
     check_shapes,
     load_pretrained,
     missing_weights,
@@ -47,8 +48,14 @@ class Backbone(BaseModule):
     default_resolution: str | Sequence[str]
     default_interpolation = 'bilinear'
 
-    def __init__(self, in_channels: int, with_cp: bool, init_cfg: dict | list[dict] | None):
-        super().__init__(init_cfg)
+    def __init__(
+        self,
+        in_channels: int,
+        with_cp: bool,
+        init_cfg: dict | list[dict] | None,
+        pretrained: str | None,
+    ):
+        super().__init__(with_pretrained(init_cfg, pretrained))
         self.in_channels = check_positive('in_channels', in_channels)
         self.with_cp = with_cp
 
@@ -91,7 +98,9 @@ class Backbone(BaseModule):
         if unknown:
             raise TypeError(
                 f'{type(self).__name__} takes no {", ".join(unknown)}; beyond the arguments of '
-                f'every backbone it takes {sorted(takes)}.'
+                f'every backbone it takes {sorted(takes)}. What a base config has set for another '
+                f'backbone goes with backbone=dict(_delete_=True, type={type(self).__name__!r}, '
+                '...).'
             )
         if missing:
             raise ValueError(f'the arch of {type(self).__name__} lacks {missing}.')
@@ -288,17 +297,69 @@ class PretrainedBackbone:
         update_init_info(model, f'Pretrained: load from {self.checkpoint}')
 
 
+def with_pretrained(
+    init_cfg: dict | list[dict] | None, pretrained: str | None
+) -> dict | list[dict] | None:
+    """``init_cfg``, or the one that mmseg's ``pretrained``, a path or an address, stands for.
+
+    Raises:
+        ValueError: if both are given.
+        TypeError: for a name in a model zoo of mmengine, none of which has our models.
+    """
+    if pretrained is None:
+        return init_cfg
+    if str(pretrained).startswith(tuple(ZOOS)):
+        raise TypeError(
+            f'pretrained={pretrained!r} is the name of weights for another backbone, which a base '
+            'config may have set: write pretrained=None beside it, in mmseg model=dict('
+            'pretrained=None, ...). Weights of ours go into init_cfg, see docs/pretrained.md.'
+        )
+    if init_cfg:
+        raise ValueError(
+            f'pretrained={pretrained!r} and init_cfg={init_cfg!r} both say where weights come '
+            'from; give one of them.'
+        )
+    return dict(type='Pretrained', checkpoint=pretrained)
+
+
 def is_pretrained(cfg: dict) -> bool:
     kind = cfg['type']
     return kind is PretrainedInit or str(kind).rpartition('.')[2] == 'Pretrained'
 
 
-def to_feature_map(x: Tensor) -> Tensor:
-    """Tokens (B, H, W, C) -> map (B, C, H, W), contiguous in memory.
+def to_feature_maps(maps: Sequence[Tensor], training: bool) -> tuple[Tensor, ...]:
+    """Tokens (B, H, W, C) -> maps (B, C, H, W), contiguous in memory.
 
     mmcv's RoIAlign reads raw memory: any other strides give it wrong numbers.
+
+    In training, a map that nothing uses (an FPN may begin at the second, PSPNet's head takes the
+    last) gets a gradient of zeros when another gets one: without it the parameters of its norm
+    would have none, and DistributedDataParallel would stop.
     """
-    return x.permute(0, 3, 1, 2).contiguous()
+    if training and len(maps) > 1:
+        return _FeatureMaps.apply(*maps)
+    return tuple(x.permute(0, 3, 1, 2).contiguous() for x in maps)
+
+
+class _FeatureMaps(torch.autograd.Function):
+    """All maps as one step of autograd, which makes zeros of gradients that lack."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*maps: Tensor) -> tuple[Tensor, ...]:
+        # copies, as views of several outputs could not be changed in place by a neck
+        return tuple(
+            x.permute(0, 3, 1, 2).clone(memory_format=torch.contiguous_format) for x in maps
+        )
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx, *gradients: Tensor) -> tuple[Tensor, ...]:
+        return tuple(x.permute(0, 2, 3, 1) for x in gradients)
 
 
 def stochastic_depth(rate: float, depth: int) -> list[float]:

@@ -24,7 +24,7 @@ from .base import (
     check_positive,
     check_range,
     stochastic_depth,
-    to_feature_map,
+    to_feature_maps,
 )
 
 
@@ -58,6 +58,8 @@ class PlainBackbone(Backbone):
             which saves memory. Default: False.
         init_cfg: mmengine's initialisation config, such as
             ``dict(type='Pretrained', checkpoint=...)``. Default: None.
+        pretrained: The checkpoint of such an ``init_cfg``, as mmseg's models hand it on.
+            Default: None.
         block_options: Arguments of the family's block, which win over those in ``arch``.
     """
 
@@ -78,9 +80,10 @@ class PlainBackbone(Backbone):
         pos_embed: bool | None = None,
         with_cp: bool = False,
         init_cfg: dict | list[dict] | None = None,
+        pretrained: str | None = None,
         **block_options,
     ):
-        super().__init__(in_channels, with_cp, init_cfg)
+        super().__init__(in_channels, with_cp, init_cfg, pretrained)
         settings = self.resolve_arch(arch, required=('embed_dims', 'num_layers', 'patch_size'))
         given = dict(cls_token=cls_token, pos_embed=pos_embed)
         settings.update({key: value for key, value in given.items() if value is not None})
@@ -202,4 +205,5 @@ class PlainBackbone(Backbone):
 
         ``valid_sizes``: see :meth:`Backbone.valid_sizes`.
         """
-        return tuple(to_feature_map(tokens) for tokens, _ in self.forward_tokens(x, valid_sizes))
+        maps = [tokens for tokens, _ in self.forward_tokens(x, valid_sizes)]
+        return to_feature_maps(maps, self.training)

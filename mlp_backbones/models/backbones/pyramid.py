@@ -15,7 +15,7 @@ from .base import (
     check_positive,
     check_range,
     stochastic_depth,
-    to_feature_map,
+    to_feature_maps,
 )
 
 
@@ -48,6 +48,8 @@ class PyramidBackbone(Backbone):
             which saves memory. Default: False.
         init_cfg: mmengine's initialisation config, such as
             ``dict(type='Pretrained', checkpoint=...)``. Default: None.
+        pretrained: The checkpoint of such an ``init_cfg``, as mmseg's models hand it on.
+            Default: None.
         block_options: Arguments of the family's block, which win over those in ``arch``.
     """
 
@@ -65,9 +67,10 @@ class PyramidBackbone(Backbone):
         drop_path_rate: float = 0.1,
         with_cp: bool = False,
         init_cfg: dict | list[dict] | None = None,
+        pretrained: str | None = None,
         **block_options,
     ):
-        super().__init__(in_channels, with_cp, init_cfg)
+        super().__init__(in_channels, with_cp, init_cfg, pretrained)
         options = {**self.resolve_arch(arch, required=('channels', 'depths')), **block_options}
         channels = as_tuple(options.pop('channels'))
         depths = as_tuple(options.pop('depths'))
@@ -153,4 +156,4 @@ class PyramidBackbone(Backbone):
                 x = self.run(block, x, region, resolution)
             if i in self.out_indices:
                 outs.append(keep_valid(self.norms[str(i)](x), region))
-        return tuple(map(to_feature_map, outs))
+        return to_feature_maps(outs, self.training)

@@ -23,6 +23,8 @@ from hypothesis import strategies as st
 from mmcv.ops import RoIAlign
 from mmengine.runner import load_checkpoint, save_checkpoint
 
+from mlp_backbones.registry import MODELS, ROOT_MODELS, offer_bare_names
+
 
 @every_preset
 def test_presets_have_the_documented_outputs_at_detection_size(cls, arch):
@@ -366,6 +368,58 @@ def test_bad_input_is_named(cls):
         model([torch.zeros(3, 64, 64)])
     with pytest.raises(TypeError, match='must be the name of a preset or a dict'):
         cls(arch=3)
+
+
+def test_a_bare_name_belongs_to_whoever_else_wants_it():
+    ours, taken = MODELS.get('ResMLP'), ROOT_MODELS.module_dict.copy()
+    assert ROOT_MODELS.get('ResMLP') is ours
+    try:
+
+        @ROOT_MODELS.register_module()
+        class ResMLP(torch.nn.Module):
+            pass
+
+        assert ROOT_MODELS.get('ResMLP') is ResMLP
+        assert ROOT_MODELS.get('mlp_backbones.ResMLP') is ours
+        with pytest.raises(KeyError, match='ResMLP is already registered'):
+            ROOT_MODELS.register_module(module=ResMLP)
+        # and if it came first
+        offer_bare_names({'ResMLP': ours})
+        assert ROOT_MODELS.get('ResMLP') is ResMLP
+    finally:
+        ROOT_MODELS.module_dict.update(taken)
+    assert ROOT_MODELS.get('ResMLP') is ours
+
+
+@every
+def test_pretrained_is_what_mmseg_means_by_it(cls, tmp_path):
+    source = small(cls)
+    torch.save(source.state_dict(), tmp_path / 'x.pth')
+    model = small(cls, pretrained=str(tmp_path / 'x.pth'))
+    with torch.no_grad():
+        model.patch_embed.proj.weight.zero_()
+    model.init_weights()
+    torch.testing.assert_close(model.state_dict(), source.state_dict())
+    assert small(cls, pretrained=None).init_cfg is None
+    with pytest.raises(TypeError, match=r'another backbone, .* mmseg model=dict\(pretrained=None'):
+        small(cls, pretrained='open-mmlab://resnet50_v1c')
+    with pytest.raises(ValueError, match='both say where weights come from'):
+        small(cls, pretrained='x.pth', init_cfg=dict(type='Pretrained', checkpoint='y.pth'))
+
+
+def test_options_of_another_backbone_are_named_with_the_cure():
+    with pytest.raises(TypeError, match=r"no depth, style; .*dict\(_delete_=True, type='GMLP', "):
+        MODELS.get('GMLP')('nano', depth=50, style='pytorch')
+
+
+@pyramid
+def test_maps_that_nothing_uses_leave_no_parameter_without_a_gradient(cls):
+    model, x = small(cls, with_cp=True).train(), torch.randn(2, 3, 40, 50)
+    maps = model(x, valid_sizes=[(40, 50), (30, 20)])
+    maps[2].relu_().sum().backward()  # a head may change a map in place
+    for name, param in model.named_parameters():
+        used = not name.startswith(('norms.0', 'norms.1', 'norms.3', 'stages.3', 'merges.3'))
+        assert param.grad is not None and param.grad.any() == used, name
 
 
 @every
