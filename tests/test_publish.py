@@ -51,7 +51,6 @@ def test_weights_classes_and_config_are_handed_on(suffix, tmp_path):
     'state, out, message',
     [
         (training_state(), 'x.bin', 'x.bin must end in .pth or .safetensors'),
-        (training_state(), 'nowhere/x.pth', 'nowhere, for x.pth, does not exist'),
         (training_state(cfg='import os'), 'x.pth', 'line 1 of it is more than data: import os'),
         (training_state(state_dict=dict(w=torch.tensor([float('nan')]))), 'x.pth', 'hold NaN'),
         ([1], 'x.pth', 'holds no weights'),

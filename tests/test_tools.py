@@ -23,6 +23,7 @@ from mlp_backbones.engine import launch
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / 'configs').glob('*.py'))
 MASK_RCNN = 'configs/gmlp_maskrcnn_coco.py'
+UPERNET = 'configs/gmlp_upernet_ade20k.py'
 
 
 def run(*command, expect=0, **environment):
@@ -91,6 +92,50 @@ def test_only_weights_decay(path):
                 '(val_evaluator.ann_file)',
                 'docs/training.md#data',
             ],
+        ),
+        (
+            ['train.py', 'mlp_backbones::gmlp.py'],
+            ['no config gmlp.py', 'has gmlp_maskrcnn_coco.py'],
+        ),
+        (
+            ['train.py', MASK_RCNN, '--cfg-options', 'modell.backbone.arch=tiny'],
+            ['modell.backbone.arch: the config has no modell; did you mean model?'],
+        ),
+        (
+            ['train.py', UPERNET, '--cfg-options', 'optim_wrapper.optimzer.lr=1'],
+            ['has no optim_wrapper.optimzer; did you mean optim_wrapper.optimizer?'],
+        ),
+        (
+            ['train.py', MASK_RCNN, '--cfg-options', 'model.backbone.type=mlp_backbones.GMPL'],
+            ["model.backbone.type='mlp_backbones.GMPL' does not exist. Did you mean GMLP?"],
+        ),
+        (
+            [
+                'train.py',
+                'mlp_backbones::' + MASK_RCNN[8:],
+                '--cfg-options',
+                'model.backbone.arch=x',
+            ],
+            ["model.backbone: arch='x' is no preset of GMLP"],
+        ),
+        (
+            ['train.py', UPERNET, '--cfg-options', 'model.pretrained=torchvision://resnet50'],
+            ['model.backbone: ', 'write pretrained=None'],
+        ),
+        (
+            ['train.py', MASK_RCNN, '--cfg-options', 'model.backbone.out_indices=1,2,3'],
+            ['model.neck.in_channels=[96, 192, 384, 768] does not fit', 'maps of [192, 384, 768]'],
+        ),
+        (
+            ['train.py', UPERNET, '--cfg-options', 'model.backbone.arch=nano'],
+            [
+                'model.decode_head.in_channels=[96, 192, 384, 768] does not fit',
+                '[32, 64, 128, 256]',
+            ],
+        ),
+        (
+            ['train.py', UPERNET, '--cfg-options', 'model.auxiliary_head.in_index=4'],
+            ["model.auxiliary_head.in_index=4 is beyond the backbone's maps"],
         ),
         (['train.py', MASK_RCNN, '--amp'], ['needs a GPU']),
         (['test.py', MASK_RCNN, 'nowhere.pth'], ['no checkpoint nowhere.pth']),

@@ -6,7 +6,7 @@ A row is a residual branch, from left to right; a box is a layer, and its colour
 which axis it works. What the dashed frame holds meets the map through the resolution adapter.
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 import matplotlib
@@ -225,11 +225,19 @@ def save(draw, path: Path) -> None:
     plt.close(figure)
 
 
-def main(folder: str = 'docs/images', suffix: str = 'svg') -> None:
-    save(draw_gmlp, Path(folder, f'block_gmlp.{suffix}'))
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('folder', nargs='?', default='docs/images', type=Path)
+    parser.add_argument('suffix', nargs='?', default='svg', help='svg, png or pdf')
+    args = parser.parse_args()
+    args.folder.mkdir(parents=True, exist_ok=True)
+    save(draw_gmlp, args.folder / f'block_gmlp.{args.suffix}')
     for name, rows in BLOCKS.items():
-        save(lambda ax, rows=rows: draw_branches(ax, rows), Path(folder, f'block_{name}.{suffix}'))
+        save(
+            lambda ax, rows=rows: draw_branches(ax, rows),
+            args.folder / f'block_{name}.{args.suffix}',
+        )
 
 
 if __name__ == '__main__':
-    main(*sys.argv[1:])
+    main()

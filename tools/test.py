@@ -10,6 +10,7 @@ import sys
 
 try:
     from mlp_backbones.engine import launch
+    from mlp_backbones.engine.model_check import check_model
 except ImportError as error:
     sys.exit(f'test.py: {error} (see docs/install.md)')
 from mmengine.config import Config, ConfigDict
@@ -107,6 +108,7 @@ def test_config(args: argparse.Namespace) -> Config:
     if args.tta:
         augment_test_time(cfg)
     launch.check_checkpoint(args.checkpoint, 'checkpoint')
+    check_model(cfg)
     launch.check_data(cfg, ['test'])
     launch.prepare_launcher(cfg)
     return cfg

@@ -9,6 +9,7 @@ import sys
 
 try:
     from mlp_backbones.engine import launch
+    from mlp_backbones.engine.model_check import check_model
 except ImportError as error:
     sys.exit(f'train.py: {error} (see docs/install.md)')
 from mmengine.config import Config
@@ -45,6 +46,7 @@ def training_config(args: argparse.Namespace) -> Config:
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
+    check_model(cfg)
     launch.check_data(cfg, ['train', 'val'])
     launch.check_start(cfg)
     launch.prepare_launcher(cfg)

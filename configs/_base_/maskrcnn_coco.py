@@ -4,8 +4,8 @@
 _base_ = [
     'mmdet::_base_/models/mask-rcnn_r50_fpn.py',
     'mmdet::_base_/datasets/coco_instance.py',
-    'mmdet::_base_/schedules/schedule_1x.py',
     'mmdet::_base_/default_runtime.py',
+    './schedules/adamw_1x.py',
 ]
 
 model = dict(
@@ -15,17 +15,3 @@ model = dict(
     backbone=dict(_delete_=True),
     neck=dict(in_channels=[96, 192, 384, 768]),
 )
-
-optim_wrapper = dict(
-    _delete_=True,
-    type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05),
-    # flat: gains that are neither norm nor bias (LayerScale, Affine).
-    paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0, flat_decay_mult=0.0),
-)
-
-# mmdet's 1x, but for a warm-up of 1000 iterations instead of 500.
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=1000),
-    dict(type='MultiStepLR', by_epoch=True, begin=0, end=12, milestones=[8, 11], gamma=0.1),
-]

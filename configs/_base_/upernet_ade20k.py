@@ -1,7 +1,9 @@
 # UperNet on ADE20K, the recipe that Swin and AS-MLP report: 160k iterations of
-# 8 GPUs x 2 crops of 512 x 512. Names in mmseg's own configs do not resolve
-# with onedl-mmsegmentation, so everything is stated here.
+# 8 GPUs x 2 crops of 512 x 512. Names in mmseg's own configs do not resolve with
+# onedl-mmsegmentation in its own tools, so everything is stated here.
 # A family's config adds model.backbone, with four maps of these channels.
+_base_ = './schedules/adamw_160k.py'
+
 default_scope = 'mmseg'
 
 # Without --launcher the Runner turns SyncBN into BN.
@@ -115,21 +117,6 @@ tta_pipeline = [
         ],
     ),
 ]
-
-optim_wrapper = dict(
-    type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=6e-5, betas=(0.9, 0.999), weight_decay=0.01),
-    # flat: gains that are neither norm nor bias (LayerScale, Affine).
-    paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0, flat_decay_mult=0.0),
-)
-param_scheduler = [
-    dict(type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end=1500),
-    dict(type='PolyLR', eta_min=0.0, power=1.0, by_epoch=False, begin=1500, end=160000),
-]
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=160000, val_interval=16000)
-val_cfg = dict(type='ValLoop')
-test_cfg = dict(type='TestLoop')
-auto_scale_lr = dict(enable=False, base_batch_size=16)
 
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),

@@ -169,26 +169,25 @@ def check_target(target: str) -> Path:
 
     Raises:
         ValueError: if it ends in none of its suffixes, or is a folder.
-        FileNotFoundError: if its folder does not exist.
     """
     path = Path(target)
     if path.suffix not in SUFFIXES:
         raise ValueError(f'{path} must end in {" or ".join(SUFFIXES)}.')
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f'the folder {path.parent}, for {path.name}, does not exist.')
     if path.is_dir():
         raise ValueError(f'{path} is a folder.')
     return path
 
 
 def write_weights(target: str | Path, weights: dict[str, Tensor], meta: dict) -> None:
-    """Write a checkpoint, whole or not at all: safetensors, or by ``torch.save``.
+    """Write a checkpoint, whole or not at all: safetensors, or by ``torch.save``. Its folder is
+    made if need be.
 
     Args:
         target: Its path.
         weights: Tensors by name.
         meta: Plain values; in safetensors, whose own meta data are texts, as JSON.
     """
+    Path(target).parent.mkdir(parents=True, exist_ok=True)
     with replacing(target) as part:
         if str(target).endswith('.safetensors'):
             _safetensors().save_file(

@@ -8,6 +8,7 @@ expected and what to do.
 
 import argparse
 import difflib
+import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +32,7 @@ from mlp_backbones.checkpoints import (
     resolve,
     safe_loading,
 )
+from mlp_backbones.config_scope import config_path
 from mlp_backbones.environment import require
 from mlp_backbones.models.backbones.base import is_pretrained
 
@@ -44,6 +46,11 @@ DATA_SECTIONS = (
     'val_evaluator',
     'test_evaluator',
 )
+
+
+# The settings that a config may have at its top.
+RUNNER = {*inspect.signature(Runner.__init__).parameters, 'auto_scale_lr', 'tta_model'}
+RUNNER |= {'tta_pipeline', 'find_unused_parameters', 'sync_bn', 'model_wrapper_cfg', 'compile'}
 
 
 class _CfgOptions(DictAction):
@@ -107,13 +114,16 @@ def config_from_args(args: argparse.Namespace) -> Config:
 
 def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
     """Read a config, apply ``--cfg-options``, and check that its codebase
-    (mmdet, mmseg, ...) is installed.
+    (mmdet, mmseg, ...) is installed. ``mlp_backbones::NAME`` is one of this package.
 
     Raises:
         FileNotFoundError: there is no such file, or a base of it is missing.
         ValueError: it is no Python file, or the options do not fit it.
         ImportError: it needs a package that is not installed.
     """
+    scope, _, name = str(path).partition('::')
+    if scope == 'mlp_backbones' and name:
+        path = config_path(name)
     if not os.path.isfile(path):
         raise FileNotFoundError(f'there is no config file {path}{_did_you_mean(path, ".py")}')
     try:
@@ -167,11 +177,34 @@ def apply_options(cfg: Config, options: dict[str, Any]) -> None:
         for section in DATA_SECTIONS:
             if section in cfg:
                 cfg[section] = move_data_root(cfg[section], old, new)
+    for key in options:
+        _check_key(cfg, key)
     try:
         cfg.merge_from_dict(options)
     except (AttributeError, KeyError, TypeError) as error:
         given = ' '.join(f'{key}={value}' for key, value in options.items())
         raise ValueError(f'--cfg-options {given} does not fit {cfg.filename}: {error}') from error
+
+
+def _check_key(cfg: Config, key: str) -> None:
+    """Raise ValueError if a setting looks like a misspelling of one that there is, or nothing
+    reads a top-level one of that name.
+    """
+    node, path = cfg._cfg_dict, []
+    for part in key.split('.'):
+        if not isinstance(node, dict):
+            return  # an index into a list
+        if part not in node:
+            known = {*node, *RUNNER} if not path else set(node)
+            close = difflib.get_close_matches(part, known - {part}, n=1, cutoff=0.85)
+            if part in known or path and not close:
+                return
+            hint = f'; did you mean {".".join([*path, *close])}?' if close else ''
+            raise ValueError(
+                f'--cfg-options {key}: the config has no {".".join([*path, part])}{hint}'
+            )
+        node = node[part]
+        path.append(part)
 
 
 def move_data_root(node: Any, old: str, new: str) -> Any:

@@ -14,7 +14,7 @@ from ..registry import OPTIM_WRAPPER_CONSTRUCTORS
 EMBEDDINGS = ('cls_token', 'pos_embed')
 OPTIONS = ('layer_decay_rate', 'custom_keys')
 # What mmengine's constructor must be told and this one does by itself; configs inherit them.
-IMPLIED = ('norm_decay_mult', 'bias_decay_mult', 'flat_decay_mult')
+IMPLIED = dict(norm_decay_mult=0, bias_decay_mult=0, flat_decay_mult=0, bypass_duplicate=True)
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -49,7 +49,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     def _validate_cfg(self) -> None:
         super()._validate_cfg()
         for name, value in self.paramwise_cfg.items():
-            if name in IMPLIED and value == 0:
+            if name in IMPLIED and value == IMPLIED[name]:
                 continue
             if name not in OPTIONS:
                 close = difflib.get_close_matches(name, OPTIONS, n=1)
