@@ -1,12 +1,4 @@
-_base_ = '../_base_/plain_pretrained_maskrcnn_coco.py'
+_base_ = ['../_base_/plain_pretrained_maskrcnn_coco.py', '../_base_/presets/s2mlp_deep.py']
 
-model = dict(
-    backbone=dict(
-        type='mlp_backbones.PlainS2MLP',
-        arch='deep',
-        drop_path_rate=0.1,
-        # No weights of S2-MLP are published: init_cfg is for your own.
-    ),
-)
-
-optim_wrapper = dict(paramwise_cfg=dict(layer_decay_rate=0.9))
+model = _base_.preset
+optim_wrapper = dict(paramwise_cfg=dict(layer_decay_rate=_base_.layer_decay_rate))
