@@ -18,7 +18,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from mlp_backbones.engine import launch
+from mlp_backbones.engine import launch, options
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / 'configs').glob('*.py'))
@@ -53,7 +53,7 @@ def test_every_config_loads(path):
 def test_data_root_reaches_every_data_set_and_evaluator(path):
     old = Config.fromfile(path).data_root.rstrip('/')
     cfg = launch.load_config(str(path), {'data_root': '/elsewhere'})
-    for section in launch.DATA_SECTIONS:
+    for section in options.DATA_SECTIONS:
         assert old not in str(cfg[section])
     for loop in ('train', 'val', 'test'):
         assert cfg[f'{loop}_dataloader'].dataset.data_root.rstrip('/') == '/elsewhere'
@@ -103,11 +103,31 @@ def test_only_weights_decay(path):
         ),
         (
             ['train.py', UPERNET, '--cfg-options', 'optim_wrapper.optimzer.lr=1'],
-            ['has no optim_wrapper.optimzer; did you mean optim_wrapper.optimizer?'],
+            ['has no optim_wrapper.optimzer; did you mean optimizer?'],
         ),
         (
             ['train.py', MASK_RCNN, '--cfg-options', 'model.backbone.type=mlp_backbones.GMPL'],
-            ["model.backbone.type='mlp_backbones.GMPL' does not exist. Did you mean GMLP?"],
+            ["model.backbone.type='mlp_backbones.GMPL' does not exist; did you mean GMLP"],
+        ),
+        (
+            ['train.py', MASK_RCNN, '--cfg-options', 'model.backbone.type=mlp_backbones.X'],
+            ["model.backbone.type='mlp_backbones.X' does not exist; there are", 'PlainViT'],
+        ),
+        (
+            ['train.py', UPERNET, '--cfg-options', 'model.decode_head.type=UPerHed'],
+            ["model.decode_head.type='UPerHed' does not exist; did you mean UPerHead"],
+        ),
+        (
+            ['train.py', MASK_RCNN, '--cfg-options', 'val_evaluator.type=CocoMetrik'],
+            ["val_evaluator.type='CocoMetrik' does not exist; did you mean CocoMetric"],
+        ),
+        (
+            ['train.py', MASK_RCNN, '--cfg-options', 'model.roi_head.mask_head.num_classes=3'],
+            ['model.roi_head.mask_head.num_classes=3, but', 'has 80 classes: person, bicycle'],
+        ),
+        (
+            ['train.py', UPERNET, '--cfg-options', 'model.decode_head.num_classes=3'],
+            ['model.decode_head.num_classes=3, but', 'has 150 classes: wall, building'],
         ),
         (
             [
@@ -207,6 +227,7 @@ def test_two_processes_train_then_one_resumes_and_tests(coco, tmp_path):
         'randomness.seed=0',
         'model.backbone.arch=nano',
         'model.neck.in_channels=32,64,128,256',
+        'model.neck.norm_cfg.type=SyncBN',  # which is for GPUs
         'model.roi_head.bbox_head.fc_out_channels=16',
         # Boxes with any score, so that an untrained model has some to evaluate.
         'model.test_cfg.rcnn.score_thr=0.',

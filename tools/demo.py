@@ -26,6 +26,7 @@ os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
 
 try:
     from mlp_backbones.engine import launch
+    from mlp_backbones.engine.data_check import check_data
 except ImportError as error:  # it says what to install
     sys.exit(f'demo.py: {error}')
 import matplotlib.pyplot as plt
@@ -215,7 +216,7 @@ def prepare(args: argparse.Namespace, task: Task) -> Config:
         make_demo_data(args.data_root)
     cfg = launch.load_config(str(config), {'data_root': args.data_root, **args.cfg_options})
     cfg.work_dir = args.work_dir or task.work_dir
-    launch.check_data(cfg, ['train', 'val'])
+    check_data(cfg, ['train', 'val'])
     return cfg
 
 

@@ -15,6 +15,7 @@ import warnings
 
 try:
     from mlp_backbones.engine import launch
+    from mlp_backbones.engine.options import CfgOptions
 except ImportError as error:
     sys.exit(f'get_flops.py: {error} (see docs/install.md)')
 import torch
@@ -64,7 +65,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.add_argument(
             flag,
             nargs='+',
-            action=launch._CfgOptions,
+            action=CfgOptions,
             metavar='KEY=VALUE',
             help=f'change settings of {of}',
         )

@@ -10,7 +10,9 @@ import sys
 
 try:
     from mlp_backbones.engine import launch
-    from mlp_backbones.engine.model_check import check_model
+    from mlp_backbones.engine.checkpoint_fit import check_checkpoint
+    from mlp_backbones.engine.config_check import check_config
+    from mlp_backbones.engine.data_check import check_data
 except ImportError as error:
     sys.exit(f'test.py: {error} (see docs/install.md)')
 from mmengine.config import Config, ConfigDict
@@ -107,9 +109,9 @@ def test_config(args: argparse.Namespace) -> Config:
         keep_predictions(cfg, args.out)
     if args.tta:
         augment_test_time(cfg)
-    launch.check_checkpoint(args.checkpoint, 'checkpoint')
-    check_model(cfg)
-    launch.check_data(cfg, ['test'])
+    check_checkpoint(args.checkpoint, 'checkpoint')
+    check_config(cfg)
+    check_data(cfg, ['test'])
     launch.prepare_launcher(cfg)
     return cfg
 

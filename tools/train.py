@@ -9,7 +9,9 @@ import sys
 
 try:
     from mlp_backbones.engine import launch
-    from mlp_backbones.engine.model_check import check_model
+    from mlp_backbones.engine.checkpoint_fit import check_start
+    from mlp_backbones.engine.config_check import check_config
+    from mlp_backbones.engine.data_check import check_data
 except ImportError as error:
     sys.exit(f'train.py: {error} (see docs/install.md)')
 from mmengine.config import Config
@@ -46,9 +48,9 @@ def training_config(args: argparse.Namespace) -> Config:
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
-    check_model(cfg)
-    launch.check_data(cfg, ['train', 'val'])
-    launch.check_start(cfg)
+    check_config(cfg)
+    check_data(cfg, ['train', 'val'])
+    check_start(cfg)
     launch.prepare_launcher(cfg)
     return cfg
 

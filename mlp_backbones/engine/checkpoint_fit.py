@@ -1,26 +1,35 @@
-"""Whether a checkpoint is one of the model that is to be trained or tested with it.
+"""Whether a checkpoint is there, and is one of the model that is to be trained or tested with it.
 
 mmengine loads what fits, logs the rest in one long message, and goes on with random weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
-from mmengine.runner import Runner
+from mmengine.runner import Runner, find_latest_checkpoint
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mlp_backbones.checkpoints import (
     CheckpointError,
+    find_weights,
     fit_weights,
     knows_stand_ins,
+    read_checkpoint,
+    refuse_not_finite,
+    resolve,
     some,
 )
 from mlp_backbones.checkpoints.safe_loading import load_from_data_only
 from mlp_backbones.models.backbones.base import Backbone, is_pretrained
+
+from .spelling import did_you_mean_file
 
 # A head that only training needs.
 AUXILIARY = 'auxiliary_head'
@@ -120,3 +129,66 @@ def describe(names: Iterable[str]) -> str:
     """The parts that names of weights belong to: 'backbone, neck, rpn_head'."""
     parts = list(dict.fromkeys(name.partition('.')[0] for name in names))
     return some(parts, 6)
+
+
+def check_checkpoint(path: str, setting: str, resume: bool = False) -> None:
+    """Raise an error if the model (or, to ``resume``, the whole training state) cannot be
+    loaded from ``path``, which ``setting`` names.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ConnectionError: the address cannot be reached.
+        ImportError: safetensors is not installed.
+        CheckpointError: it is no checkpoint, see :func:`read_checkpoint`, or no training state.
+    """
+    if '://' not in path and not os.path.isfile(path):
+        raise FileNotFoundError(
+            f'{setting}: there is no checkpoint {path}{did_you_mean_file(path)}'
+        )
+    if not knows_stand_ins():
+        return  # mmengine reads it, see safe_loading
+    local_rank = os.environ.get('SLURM_LOCALID') or os.environ.get('LOCAL_RANK') or '0'
+    if '://' in path and local_rank != '0':
+        return  # the first process of each machine fetches it
+    try:
+        content = read_checkpoint(resolve(path))
+    except (ImportError, OSError, ValueError) as error:
+        raise type(error)(f'{setting}: {error}') from error
+    needed = {'state_dict', 'meta', 'message_hub', 'optimizer'}
+    missing = sorted(needed - content.keys())
+    if resume and missing:
+        raise CheckpointError(
+            f'{setting}: {path} is no training state: it has no '
+            f'{", ".join(missing)}; to start from its weights, use '
+            f'--cfg-options load_from={path} instead'
+        )
+    refuse_not_finite(find_weights(content), f'{setting}: {path}')
+
+
+def check_start(cfg: Config) -> None:
+    """Check the checkpoints that a training run starts or goes on from."""
+    for setting, path in pretrained(cfg.get('model'), 'model'):
+        check_checkpoint(path, setting)
+    if cfg.get('load_from'):
+        setting = '--resume' if cfg.get('resume') else 'load_from'
+        check_checkpoint(cfg.load_from, setting, resume=bool(cfg.get('resume')))
+    elif cfg.get('resume'):
+        latest = find_latest_checkpoint(cfg.work_dir)
+        # None: mmengine starts from the beginning, so that a job that may be
+        # stopped at any time can always be started with --resume.
+        if latest is not None:
+            check_checkpoint(latest, f'--resume, from {cfg.work_dir}/last_checkpoint', resume=True)
+
+
+def pretrained(node: Any, setting: str) -> Iterator[tuple[str, str]]:
+    """Every checkpoint that an ``init_cfg`` in a piece of config names, with its setting."""
+    if isinstance(node, dict):
+        if 'type' in node and is_pretrained(node) and node.get('checkpoint'):
+            yield setting, node['checkpoint']
+        if isinstance(node.get('pretrained'), str):
+            yield f'{setting}.pretrained', node['pretrained']
+        for key, value in node.items():
+            yield from pretrained(value, f'{setting}.{key}')
+    elif isinstance(node, (list, tuple)):
+        for i, value in enumerate(node):
+            yield from pretrained(value, f'{setting}.{i}')

@@ -19,7 +19,7 @@ from mmengine.runner import CheckpointLoader, load_checkpoint
 from torch import nn
 
 from mlp_backbones.checkpoints import CheckpointError, read_checkpoint, safe_loading
-from mlp_backbones.engine import launch
+from mlp_backbones.engine.checkpoint_fit import check_start
 from mlp_backbones.models import PlainGMLP
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -138,7 +138,7 @@ def by_init_cfg_of_a_model(path):
             self.backbone = build()
 
     cfg = dict(init_cfg=dict(type='Pretrained', checkpoint=path))
-    launch.check_start(Config(dict(model=cfg)))
+    check_start(Config(dict(model=cfg)))
     with safe_loading():
         Model(**cfg).init_weights()
 
@@ -149,12 +149,12 @@ def by_mmengine(path):
 
 
 def by_load_from(path):
-    launch.check_start(Config(dict(load_from=path)))
+    check_start(Config(dict(load_from=path)))
     by_mmengine(path)
 
 
 def by_resume(path):
-    launch.check_start(Config(dict(load_from=path, resume=True)))
+    check_start(Config(dict(load_from=path, resume=True)))
     by_mmengine(path)
 
 

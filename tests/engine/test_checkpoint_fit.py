@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from mmengine.config import Config
+from mmengine.logging import HistoryBuffer
 from torch import nn
 
 from mlp_backbones.checkpoints import CheckpointError
-from mlp_backbones.engine.checkpoint_fit import check_fit
+from mlp_backbones.engine.checkpoint_fit import check_checkpoint, check_fit, check_start
 from mlp_backbones.models import GMLP, MLPMixer
 
 
@@ -74,3 +76,47 @@ def test_a_backbone_of_another_family_or_preset_is_named(other, message):
     for whole in (True, False):
         with pytest.raises(CheckpointError, match=message):
             check_fit(m, weights, whole)
+
+
+def training_state():
+    history = HistoryBuffer([1.0, 2.0], [1, 1])
+    return dict(
+        meta=dict(epoch=1),
+        state_dict=dict(w=torch.ones(2)),
+        message_hub=dict(log_scalars=dict(loss=history)),
+        optimizer=dict(),
+    )
+
+
+def test_checkpoints_of_every_setting_are_looked_at_first(tmp_path):
+    path = tmp_path / 'epoch_1.pth'
+    torch.save(training_state(), path)
+    check_checkpoint(str(path), '--resume', resume=True)
+    with pytest.raises(FileNotFoundError, match=f'did you mean {path}'):
+        check_checkpoint(str(tmp_path / 'epoch_2.pth'), 'checkpoint')
+    path.write_text('# not a checkpoint')
+    init_cfg = dict(type='mmengine.Pretrained', checkpoint=str(path))
+    for model, setting in (
+        (dict(init_cfg=init_cfg), 'model.init_cfg'),
+        (dict(backbone=dict(init_cfg=[init_cfg])), r'model.backbone.init_cfg.0'),
+    ):
+        with pytest.raises(ValueError, match=f'^{setting}: {path} cannot be read'):
+            check_start(Config(dict(model=model)))
+
+
+def test_resuming_needs_more_than_weights(tmp_path):
+    path = tmp_path / 'weights.pth'
+    torch.save(dict(state_dict=training_state()['state_dict']), path)
+    cfg = Config(dict(load_from=str(path), resume=False, work_dir=str(tmp_path)))
+    check_start(cfg)
+    cfg.resume = True
+    with pytest.raises(ValueError, match='no message_hub, meta, optimizer.*load_from='):
+        check_start(cfg)
+
+
+def test_resuming_from_the_latest_checkpoint_looks_at_it_first(tmp_path):
+    cfg = Config(dict(load_from=None, resume=True, work_dir=str(tmp_path)))
+    check_start(cfg)  # none yet: training starts from the beginning
+    (tmp_path / 'last_checkpoint').write_text(f'{tmp_path}/epoch_3.pth')
+    with pytest.raises(FileNotFoundError, match='last_checkpoint: there is no checkpoint'):
+        check_start(cfg)

@@ -1,0 +1,170 @@
+"""Whether the parts of a config exist and fit together, before they are built and data is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import Any
+
+import mmengine.registry
+import torch
+from mmengine.config import Config
+from mmengine.registry import DATASETS, MODELS, Registry
+
+from mlp_backbones.models.backbones.base import Backbone
+from mlp_backbones.registry import MODELS as OURS
+
+from .spelling import did_you_mean
+
+HEADS = ('decode_head', 'auxiliary_head')
+# Of these, each predicts the classes of the data; others have classes of their own.
+CLASSIFIERS = dict(mmdet=('bbox_head', 'mask_head'), mmseg=('decode_head',))
+
+
+def check_config(cfg: Config) -> None:
+    """Check a config of mmdet or mmseg.
+
+    Raises:
+        ValueError: with the setting that is wrong, what it is and what it should be.
+    """
+    check_types(cfg)
+    check_model(cfg)
+    check_classes(cfg)
+
+
+def walk(node: Any, setting: str = '') -> Iterator[tuple[str, Mapping]]:
+    """Every dict in a piece of config, with the setting that it is."""
+    if isinstance(node, Mapping):
+        yield setting, node
+    items = node.items() if isinstance(node, Mapping) else ()
+    for key, value in enumerate(node) if isinstance(node, (list, tuple)) else items:
+        yield from walk(value, f'{setting}.{key}'.lstrip('.'))
+
+
+def check_types(cfg: Config) -> None:
+    """Raise ValueError at a class that looks like a misspelling of one that there is. One that
+    looks like none is left to whoever builds it.
+    """
+    scope = cfg.get('default_scope')
+    scopes = ('mmengine', 'mlp_backbones', scope)
+    if scope not in CLASSIFIERS:
+        return
+    import_module(f'{scope}.registry')
+    known = set()
+    for root in vars(mmengine.registry).values():
+        if isinstance(root, Registry):
+            for registry in (root, *map(root.children.get, scopes[1:])):
+                if registry is not None:
+                    registry.import_from_location()
+                    known |= registry.module_dict.keys()
+    for setting, part in walk(cfg._cfg_dict):
+        kind = part.get('type')
+        if not isinstance(kind, str):
+            continue
+        prefix, _, name = kind.rpartition('.')
+        if name in known or name.islower() or prefix and prefix not in scopes:
+            continue  # "nms" and "conv" are no classes
+        hint = did_you_mean(name, known, cutoff=0.75)
+        if hint:
+            raise ValueError(f'{setting}.type={kind!r} does not exist{hint}')
+
+
+def check_classes(cfg: Config) -> None:
+    """Compare the classes of the training data with those that the heads predict."""
+    scope = cfg.get('default_scope')
+    model, data = cfg.get('model', {}), cfg.get('train_dataloader') or {}
+    # With the latter two, classes are texts.
+    if scope not in CLASSIFIERS or 'language_model' in model or 'text_encoder' in model:
+        return
+    for where, dataset in walk(data.get('dataset'), 'train_dataloader.dataset'):
+        classes = _classes(dataset, scope)
+        if classes is None:
+            continue
+        for setting, part in walk(model, 'model'):
+            is_head = any(key in CLASSIFIERS[scope] for key in setting.split('.')[-2:])
+            count = part.get('num_classes')
+            if is_head and isinstance(count, int) and count != len(classes):
+                raise ValueError(
+                    f'{setting}.num_classes={count}, but {where} has {len(classes)} classes: '
+                    f'{", ".join(map(str, classes[:3]))}, ...'
+                )
+
+
+def _classes(dataset: Mapping, scope: str) -> list | tuple | None:
+    classes = (dataset.get('metainfo') or {}).get('classes')
+    if classes is None:
+        kind = dataset.get('type')
+        if isinstance(kind, str):
+            kind = DATASETS.get(kind if '.' in kind else f'{scope}.{kind}')
+        meta = getattr(kind, 'METAINFO', {})
+        classes = meta.get('thing_classes', meta.get('classes'))
+    return classes if isinstance(classes, (list, tuple)) else None
+
+
+def check_model(cfg: Config) -> None:
+    """Build the backbone, if it is one of ours, without memory for its weights, and compare its
+    maps with what the neck or the heads of a segmentor take.
+
+    Raises:
+        ValueError: with the setting that is wrong, what it is and what it should be.
+    """
+    model = cfg.get('model', {})
+    backbone = model.get('backbone')
+    if not isinstance(backbone, Mapping):
+        return
+    kind = getattr(backbone.get('type'), '__name__', str(backbone.get('type')))
+    scope, _, name = kind.rpartition('.')
+    if name not in OURS.module_dict:
+        if scope == OURS.scope:
+            known = ', '.join(sorted(OURS.module_dict))
+            raise ValueError(f'model.backbone.type={kind!r} does not exist; there are {known}')
+        return
+    if model.get('pretrained'):  # which mmseg hands on
+        backbone = {**backbone, 'pretrained': model['pretrained']}
+    try:
+        with torch.device('meta'):
+            built = MODELS.build(dict(backbone)).eval()
+            if not isinstance(built, Backbone):  # somebody else's of that name
+                return
+            image = torch.zeros(1, built.in_channels, 64, 64)
+            channels = [x.shape[1] for x in built(image)]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f'model.backbone: {_last_line(error)}') from error
+    where = f'maps of {channels} channels (out_indices={tuple(built.out_indices)})'
+    neck = model.get('neck')
+    if isinstance(neck, (list, tuple)):
+        neck = neck[0]
+    if neck is None:
+        for name in HEADS:
+            heads = model.get(name) or []
+            for head in heads if isinstance(heads, (list, tuple)) else [heads]:
+                _check_head(f'model.{name}', head, channels, where)
+    elif isinstance(neck, Mapping):
+        taken = neck.get('in_channels')
+        if isinstance(taken, int):
+            taken = [taken]
+        if taken is not None and list(taken) != channels:
+            raise ValueError(
+                f"model.neck.in_channels={neck['in_channels']} does not fit: the backbone's are "
+                f'{where}.'
+            )
+
+
+def _check_head(setting: str, head: Mapping, channels: list[int], where: str) -> None:
+    given, index = head.get('in_channels'), head.get('in_index', -1)
+    if given is None:
+        return
+    indices = [index] if isinstance(index, int) else list(index)
+    if max(indices) >= len(channels):
+        raise ValueError(f"{setting}.in_index={index} is beyond the backbone's {where}.")
+    wanted = [channels[i] for i in indices]
+    if ([given] if isinstance(given, int) else list(given)) != wanted:
+        raise ValueError(
+            f'{setting}.in_channels={given} does not fit: its in_index={index} takes {wanted} of '
+            f"the backbone's {where}."
+        )
+
+
+def _last_line(error: Exception) -> str:
+    """mmengine puts a class, a path and the text into one message."""
+    return str(error).strip('"\'').splitlines()[-1]
