@@ -51,7 +51,7 @@ def test_timm_models_give_features():
         ('GMLP(3)', 'is no model'),
         ('GMLP(arch=nano)', 'is no model'),
         ('a b', 'is no model'),
-        ("GMLP(arch='nan')", "did you mean 'nano'|choose among 'nano'"),
+        ("GMLP(arch='nan')", "did you mean nano|choose among 'nano'"),
         ('mmdet.Nothing', 'cannot be built'),
     ],
 )

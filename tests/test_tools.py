@@ -161,6 +161,20 @@ def test_only_weights_decay(path):
         (['test.py', MASK_RCNN, 'nowhere.pth'], ['no checkpoint nowhere.pth']),
         (['test.py', MASK_RCNN, 'LICENSE'], ['LICENSE cannot be read as a checkpoint']),
         (['test.py', MASK_RCNN, 'a.pth', '--out', 'folder'], ['must end in .pkl']),
+        (['test.py', UPERNET, 'a.pth', '--out', 'a.pkl'], ['are label maps, PNG files']),
+        (['test.py', MASK_RCNN, 'a.pth', '--tta'], ['--tta needs tta_model and tta_pipeline']),
+        (
+            [
+                'test.py',
+                MASK_RCNN,
+                'a.pth',
+                '--show-dir',
+                'x',
+                '--cfg-options',
+                'default_hooks.visualization=None',
+            ],
+            ['--show-dir need default_hooks.visualization'],
+        ),
     ],
     ids=lambda value: ' '.join(value) if 'py' in value[0] else None,
 )

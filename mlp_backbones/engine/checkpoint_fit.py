@@ -28,8 +28,7 @@ from mlp_backbones.checkpoints import (
 )
 from mlp_backbones.checkpoints.safe_loading import load_from_data_only
 from mlp_backbones.models.backbones.base import Backbone, is_pretrained
-
-from .spelling import did_you_mean_file
+from mlp_backbones.spelling import did_you_mean_file
 
 # A head that only training needs.
 AUXILIARY = 'auxiliary_head'

@@ -13,8 +13,7 @@ from mmengine.registry import DATASETS, MODELS, Registry
 
 from mlp_backbones.models.backbones.base import Backbone
 from mlp_backbones.registry import MODELS as OURS
-
-from .spelling import did_you_mean
+from mlp_backbones.spelling import did_you_mean
 
 HEADS = ('decode_head', 'auxiliary_head')
 # Of these, each predicts the classes of the data; others have classes of their own.

@@ -24,10 +24,10 @@ from mmengine.runner import Runner
 from mlp_backbones.checkpoints import CheckpointError, safe_loading
 from mlp_backbones.config_scope import config_path
 from mlp_backbones.environment import require
+from mlp_backbones.spelling import did_you_mean_file
 
 from .checkpoint_fit import CheckpointFitHook
 from .options import CfgOptions, apply_options
-from .spelling import did_you_mean_file
 
 
 def argument_parser(description: str) -> argparse.ArgumentParser:
@@ -96,7 +96,7 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
     try:
         cfg = Config.fromfile(path)
     except SyntaxError as error:
-        raise ValueError(str(error)) from error
+        raise ValueError(f'{path}, or a base of it, is no Python: {error}') from error
     scope = cfg.get('default_scope', 'mmengine')
     if scope in ('mmdet', 'mmseg'):
         require(scope)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
-
 from mmengine.logging import print_log
 from mmengine.optim import DefaultOptimWrapperConstructor
 from torch import nn
 
 from ..registry import OPTIM_WRAPPER_CONSTRUCTORS
+from ..spelling import did_you_mean
 
 # Learned values that are added to tokens: like a bias, they do not decay.
 EMBEDDINGS = ('cls_token', 'pos_embed')
@@ -52,11 +51,9 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             if name in IMPLIED and value == IMPLIED[name]:
                 continue
             if name not in OPTIONS:
-                close = difflib.get_close_matches(name, OPTIONS, n=1)
-                hint = f' Did you mean {close[0]!r}?' if close else ''
                 raise ValueError(
                     f'paramwise_cfg: {type(self).__name__} takes {" and ".join(OPTIONS)}, not '
-                    f'{name}={value!r}.{hint}'
+                    f'{name}={value!r}{did_you_mean(name, OPTIONS)}'
                 )
         rate = self.paramwise_cfg.get('layer_decay_rate')
         if not isinstance(rate, (int, float)) or not 0 < rate <= 1:

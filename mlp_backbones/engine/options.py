@@ -9,7 +9,7 @@ from typing import Any
 from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
-from .spelling import did_you_mean
+from mlp_backbones.spelling import did_you_mean
 
 # The settings that hold paths below a config's data_root.
 DATA_SECTIONS = (

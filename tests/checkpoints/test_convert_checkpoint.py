@@ -130,7 +130,7 @@ def spoil(state, kind, folder):
         ('good', ['--backbone', 'PlainGMLP', '--arch', 's16'], 'the backbone is PlainGMLP s16'),
         ('good', ['--backbone', 'PlainMLPMixer', '--arch', 'b16'], 'the checkpoint has shape'),
         ('good', ['--backbone', 'PlainMLPMixer'], '--backbone PlainMLPMixer needs --arch: s32'),
-        ('good', ['--backbone', 'PlainMLPMixer', '--arch', 'b61'], "Did you mean 'b16'"),
+        ('good', ['--backbone', 'PlainMLPMixer', '--arch', 'b61'], 'did you mean b16'),
         ('good', ['--backbone', 'Mixer'], '--backbone Mixer is none of GMLP, '),
         ('good', ['--arch', 'b16'], '--arch and --pretrain-img-size belong to --backbone'),
         ('good', [*BUILD, '--prefix', 'neck'], "starts with prefix='neck.'"),

@@ -35,6 +35,32 @@ def test_a_launcher_that_started_nothing_is_named(launcher, monkeypatch):
         launch.prepare_launcher(Config(dict(launcher=launcher)))
 
 
+def test_a_launcher_without_the_gpus_that_it_needs_is_named(monkeypatch):
+    monkeypatch.setenv('RANK', '0')
+    monkeypatch.setenv('SLURM_PROCID', '0')
+    monkeypatch.setenv('LOCAL_RANK', '1')
+    monkeypatch.setattr(launch, 'get_device', lambda: 'cpu')
+    with pytest.raises(ValueError, match='--launcher slurm needs GPUs.*dist_train.sh'):
+        launch.prepare_launcher(Config(dict(launcher='slurm')))
+    monkeypatch.setattr(launch, 'get_device', lambda: 'cuda')
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
+    with pytest.raises(ValueError, match='2 or more processes on a machine with 1 GPU'):
+        launch.prepare_launcher(Config(dict(launcher='pytorch')))
+
+
+def test_a_config_that_is_no_python_is_named_with_its_line(tmp_path):
+    path = tmp_path / 'mine.py'
+    path.write_text('model = dict(\n')
+    with pytest.raises(ValueError, match='mine.py, or a base of it, is no Python: .*line 1'):
+        launch.load_config(path)
+
+
+def test_an_option_without_a_value_is_named(capsys):
+    with pytest.raises(SystemExit):
+        launch.argument_parser('').parse_args(['x.py', '--cfg-options', 'a=1', 'b'])
+    assert "'b' is no KEY=VALUE" in capsys.readouterr().err
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason='a GPU is used then')
 def test_on_the_cpu_gloo_and_bn_replace_nccl_and_sync_bn(monkeypatch, tmp_path):
     for name, value in dict(RANK=0, WORLD_SIZE=1, LOCAL_RANK=0).items():

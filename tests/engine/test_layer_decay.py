@@ -150,7 +150,7 @@ def test_it_trains():
 @pytest.mark.parametrize(
     'options, message',
     [
-        (dict(layer_decay_rat=0.5), "not layer_decay_rat=0.5. Did you mean 'layer_decay_rate'"),
+        (dict(layer_decay_rat=0.5), 'not layer_decay_rat=0.5; did you mean layer_decay_rate'),
         (dict(layer_decay_rate=1.5), 'layer_decay_rate=1.5 must be above 0 and at most 1'),
         (dict(layer_decay_rate=None), 'layer_decay_rate=None must be'),
         (dict(norm_decay_mult=1.0), 'not norm_decay_mult=1.0'),

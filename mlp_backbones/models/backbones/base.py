@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import logging
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from ...checkpoints import (
     some,
     translate_in_place,
 )
+from ...spelling import did_you_mean
 from ..layers import (
     GRID_MODES,
     Region,
@@ -69,11 +69,10 @@ class Backbone(BaseModule):
         """
         if isinstance(arch, str):
             if arch not in cls.presets:
-                close = difflib.get_close_matches(arch, cls.presets, n=1)
-                hint = f' Did you mean {close[0]!r}?' if close else ''
                 raise ValueError(
                     f'arch={arch!r} is no preset of {cls.__name__}; choose among '
-                    f'{", ".join(map(repr, cls.presets))}, or give a dict.{hint}'
+                    f'{", ".join(map(repr, cls.presets))}, or give a dict'
+                    f'{did_you_mean(arch, cls.presets) or "."}'
                 )
             return dict(cls.presets[arch])
         if not isinstance(arch, dict):

@@ -298,7 +298,7 @@ def test_it_builds_from_other_scopes_by_both_names(cls, scope):
 @pytest.mark.parametrize(
     'kwargs, message',
     [
-        (dict(arch='tini'), "arch='tini' is no preset of .*'tiny'.*Did you mean 'tiny'"),
+        (dict(arch='tini'), "arch='tini' is no preset of .*'tiny'.*did you mean tiny"),
         (dict(arch=dict(depths=(1, 1, 1, 1))), r"lacks \['channels'\]"),
         (dict(arch=dict(channels=(8,) * 4, depths=(1, 1, 1))), '4 entries each'),
         (dict(arch=dict(channels=8, depths=(1,) * 4)), r"4 entries each.*'channels': \(8,\)"),

@@ -7,10 +7,10 @@ from difflib import get_close_matches
 from pathlib import Path
 
 
-def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.7) -> str:
-    """The hint with up to three of the names that are like ``name``, or '' if there are none."""
-    close = get_close_matches(name, {*known} - {name}, n=3, cutoff=cutoff)
-    return f'; did you mean {" or ".join(close)}?' if close else ''
+def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """The hint with the name that is most like ``name``, or '' if there is none so like."""
+    close = get_close_matches(name, {*known} - {name}, n=1, cutoff=cutoff)
+    return f'; did you mean {close[0]}?' if close else ''
 
 
 def did_you_mean_file(path: str | Path) -> str:
