@@ -10,26 +10,12 @@ errors that a broken stack would raise.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-
-# Import name -> the distributions that provide it.
-STACKS = {
-    'onedl': {
-        'mmengine': ('onedl-mmengine',),
-        'mmcv': ('onedl-mmcv',),
-        'mmdet': ('onedl-mmdetection',),
-        'mmseg': ('onedl-mmsegmentation',),
-    },
-    'openmmlab': {
-        'mmengine': ('mmengine', 'mmengine-lite'),
-        'mmcv': ('mmcv', 'mmcv-lite', 'mmcv-full'),
-        'mmdet': ('mmdet',),
-        'mmseg': ('mmsegmentation',),
-    },
-}
 
 # Import name -> what to give to pip; setup.py's extras say the same.
 REQUIREMENTS = {
@@ -46,8 +32,9 @@ REQUIREMENTS = {
         'mmseg': 'mmsegmentation>=1.2,<1.3',
     },
 }
-
-HELP = 'docs/install.md has the details.'
+TITLES = {'onedl': 'the maintained forks', 'openmmlab': 'upstream OpenMMLab'}
+# Other distributions with the same files.
+VARIANTS = {'mmengine': ('mmengine-lite',), 'mmcv': ('mmcv-lite', 'mmcv-full')}
 
 
 def check_environment() -> None:
@@ -61,9 +48,27 @@ def check_environment() -> None:
             found and the commands that repair it.
     """
     found = installed()
-    _check_one_stack(found)
-    _check_mmcv_2(found['mmcv'])
-    _check_present(('mmengine', 'mmcv'), found, 'mlp_backbones')
+    stacks = _stacks(found)
+    shared = [module for module, providers in found.items() if len(providers) > 1]
+    if len(stacks) > 1 or shared:
+        problem = 'Two OpenMMLab stacks are installed in one environment:'
+        if len(stacks) == 1:
+            problem = f'Several distributions provide {" and ".join(shared)}:'
+        listing = [
+            f'    {name} {number}  (import {module})'
+            for module, providers in found.items()
+            for name, number in providers.items()
+        ]
+        # Uninstalling one of two that share a folder takes files of the other with it.
+        cure = 'They share folders, so neither is whole. Uninstall all, then install one stack:'
+        names = [name for providers in found.values() for name in providers]
+        wanted = [module for module, providers in found.items() if providers]
+        _refuse('\n'.join([problem, *listing, cure]), names, wanted, stacks)
+    for name, number in found['mmcv'].items():
+        if number.startswith(('0.', '1.')):
+            problem = f'{name} {number} is installed; mlp_backbones needs mmcv 2.0 or newer.'
+            _refuse(problem, [name], ['mmengine', 'mmcv'], stacks)
+    _check_present(('mmengine', 'mmcv'), 'mlp_backbones')
 
 
 def require(*modules: str) -> None:
@@ -77,31 +82,31 @@ def require(*modules: str) -> None:
         ValueError: If a name is none of these.
         ImportError: If one is missing. The message says how to install it beside what is there.
     """
-    known = STACKS['onedl']
+    known = REQUIREMENTS['onedl']
     for module in modules:
         if module not in known:
             raise ValueError(f'unknown module {module!r}: expected one of {", ".join(known)}')
     check_environment()
-    _check_present(modules, installed(), 'this tool')
+    _check_present(modules, 'this tool')
     if 'mmdet' in modules and not has_compiled_ops():
-        raise ImportError(
+        _refuse(
             "mmcv is installed without its compiled ops (mmcv._ext), which mmdet's models need.\n"
             'mmcv-lite has none, and a build of mmcv that cannot see torch leaves them out '
-            'without an error. Build it again beside torch:\n'
-            '    pip install "setuptools<82" wheel packaging ninja\n'
-            '    pip install --no-build-isolation --no-cache-dir --no-deps --force-reinstall '
-            f'"{_requirement("mmcv", installed())}"\n'
-            f'{HELP}'
+            'without an error. Build it again beside torch:',
+            [],
+            ['mmcv'],
+            _stacks(installed()) or ['onedl'],
+            '--no-cache-dir --no-deps --force-reinstall ',
         )
 
 
 def installed() -> dict[str, dict[str, str]]:
     """The distributions that are installed: `{import name: {distribution: version}}`."""
     found: dict[str, dict[str, str]] = {}
-    for stack in STACKS.values():
-        for module, distributions in stack.items():
+    for stack in REQUIREMENTS.values():
+        for module, requirement in stack.items():
             providers = found.setdefault(module, {})
-            for name in distributions:
+            for name in (re.split('[=<>]', requirement)[0], *VARIANTS.get(module, ())):
                 with suppress(PackageNotFoundError):
                     providers[name] = version(name) or '(unknown version)'
     return found
@@ -115,86 +120,43 @@ def has_compiled_ops() -> bool:
     )
 
 
-def _check_one_stack(found: dict[str, dict[str, str]]) -> None:
-    names = [name for providers in found.values() for name in providers]
-    stacks = {_stack_of(name) for name in names}
-    shared = [module for module, providers in found.items() if len(providers) > 1]
-    if len(stacks) <= 1 and not shared:
-        return
-
-    listing = '\n'.join(
-        f'    {name} {number}  (import {module})'
-        for module, providers in found.items()
-        for name, number in providers.items()
-    )
-    if len(stacks) > 1:
-        problem = 'Two OpenMMLab stacks are installed in one environment:'
-    else:
-        problem = f'Several distributions provide {" and ".join(shared)}:'
-    wanted = [module for module, providers in found.items() if providers]
-    # Uninstalling one of two that share a folder takes files of the other with it: all must go.
-    raise ImportError(
-        f'{problem}\n{listing}\n'
-        'They share folders, so neither is whole. Uninstall all of them, then install one stack:\n'
-        f'    pip uninstall -y {" ".join(names)}\n'
-        f'{_install_commands(wanted, sorted(stacks))}\n'
-        f'{HELP}'
-    )
-
-
-def _check_mmcv_2(providers: dict[str, str]) -> None:
-    for name, number in providers.items():
-        if number.startswith(('0.', '1.')):
-            raise ImportError(
-                f'{name} {number} is installed; mlp_backbones needs mmcv 2.0 or newer.\n'
-                f'    pip uninstall -y {name}\n'
-                f'{_install_commands(["mmengine", "mmcv"], [_stack_of(name)])}\n'
-                f'{HELP}'
-            )
-
-
-def _check_present(modules: tuple[str, ...], found: dict[str, dict[str, str]], user: str) -> None:
+def _check_present(modules: Iterable[str], user: str) -> None:
     missing = [module for module in modules if _module_folder(module) is None]
     if not missing:
         return
+    found = installed()
     gone = [name for module in missing for name in found[module]]
+    verb = 'is' if len(missing) == 1 else 'are'
+    problem = f'{user} needs {" and ".join(missing)}, which {verb} not installed.'
     if gone:
-        reason = (
+        problem = (
             f'{" and ".join(gone)} should provide {" and ".join(missing)}, but the files are '
             'gone, as happens when another distribution with the same files is uninstalled. '
-            'Remove the rest first:\n'
-            f'    pip uninstall -y {" ".join(gone)}'
+            'Remove the rest first:'
         )
-    else:
-        verb = 'is' if len(missing) == 1 else 'are'
-        reason = f'{user} needs {" and ".join(missing)}, which {verb} not installed.'
-    stacks = sorted({_stack_of(name) for providers in found.values() for name in providers})
-    commands = _install_commands(missing, stacks or list(STACKS))
-    raise ImportError(f'{reason}\n{commands}\n{HELP}')
+    _refuse(problem, gone, missing, _stacks(found) or list(REQUIREMENTS))
 
 
-def _install_commands(modules: list[str], stacks: list[str]) -> str:
-    """The pip commands that install `modules`, for each of the stacks that may be meant."""
-    titles = {'onedl': 'the maintained forks', 'openmmlab': 'upstream OpenMMLab'}
-    lines = []
+def _refuse(
+    problem: str, remove: list[str], modules: list[str], stacks: list[str], options: str = ''
+) -> None:
+    """Raise ImportError with the pip commands that repair it, for each stack that may be meant."""
+    lines = [problem]
+    if remove:
+        lines.append(f'    pip uninstall -y {" ".join(remove)}')
     for stack in stacks:
-        lines.append(f'With {titles[stack]}:')
-        names = ' '.join(f'"{REQUIREMENTS[stack][module]}"' for module in modules)
+        lines.append(f'With {TITLES[stack]}:')
         if 'mmcv' in modules:  # its ops are compiled against the torch that is installed
             lines.append('    pip install torch "setuptools<82" wheel packaging ninja')
-            lines.append(f'    pip install --no-build-isolation {names}')
-        else:
-            lines.append(f'    pip install {names}')
-    return '\n'.join(lines)
+        isolation = '--no-build-isolation ' if 'mmcv' in modules else ''
+        names = ' '.join(f'"{REQUIREMENTS[stack][module]}"' for module in modules)
+        lines.append(f'    pip install {isolation}{options}{names}')
+    raise ImportError('\n'.join([*lines, 'docs/install.md has the details.']))
 
 
-def _requirement(module: str, found: dict[str, dict[str, str]]) -> str:
+def _stacks(found: dict[str, dict[str, str]]) -> list[str]:
     names = [name for providers in found.values() for name in providers]
-    return REQUIREMENTS[_stack_of(names[0]) if names else 'onedl'][module]
-
-
-def _stack_of(distribution: str) -> str:
-    return 'onedl' if distribution.startswith('onedl-') else 'openmmlab'
+    return sorted({'onedl' if name.startswith('onedl-') else 'openmmlab' for name in names})
 
 
 def _module_folder(module: str) -> Path | None:
