@@ -26,6 +26,8 @@ def check_config(cfg: Config) -> None:
     Raises:
         ValueError: with the setting that is wrong, what it is and what it should be.
     """
+    if not isinstance(cfg.get('model'), Mapping):
+        raise ValueError(f'{cfg.filename} has no model')
     check_types(cfg)
     check_model(cfg)
     check_classes(cfg)
@@ -71,7 +73,7 @@ def check_types(cfg: Config) -> None:
 def check_classes(cfg: Config) -> None:
     """Compare the classes of the training data with those that the heads predict."""
     scope = cfg.get('default_scope')
-    model, data = cfg.get('model', {}), cfg.get('train_dataloader') or {}
+    model, data = cfg.model, cfg.get('train_dataloader') or {}
     # With the latter two, classes are texts.
     if scope not in CLASSIFIERS or 'language_model' in model or 'text_encoder' in model:
         return
@@ -107,7 +109,7 @@ def check_model(cfg: Config) -> None:
     Raises:
         ValueError: with the setting that is wrong, what it is and what it should be.
     """
-    model = cfg.get('model', {})
+    model = cfg.model
     backbone = model.get('backbone')
     if not isinstance(backbone, Mapping):
         return

@@ -37,6 +37,11 @@ def test_the_heads_predict_the_classes_of_the_data(dataset, count):
     check_config(detector(dataset, 7, language_model=dict(type='BertModel')))
 
 
+def test_a_config_without_a_model_is_named():
+    with pytest.raises(ValueError, match='has no model'):
+        check_config(Config(dict(default_scope='mmdet', model=None)))
+
+
 def test_a_misspelt_type_anywhere_is_named():
     cfg = detector(dict(type='RepeatDataset', dataset=dict(type='CocoDatset')))
     with pytest.raises(ValueError, match='dataset.dataset.type=.*; did you mean CocoDataset'):
