@@ -18,9 +18,15 @@ from mlp_backbones.environment import REQUIREMENTS
 
 ROOT = Path(__file__).resolve().parents[1]
 MIM = 'mlp_backbones/.mim/'
-NOT_SOURCE = shutil.ignore_patterns(
-    '.*', '__pycache__', 'build', 'dist', 'data', 'work_dirs', 'docs', 'tests', '*.egg-info'
-)
+NOT_SOURCE = shutil.ignore_patterns('.*', '__pycache__', '*.egg-info')
+NOT_SOURCE_AT_THE_TOP = {'build', 'dist', 'data', 'work_dirs', 'docs', 'tests'}
+
+
+def not_source(folder: str, names: list[str]) -> set[str]:
+    at_the_top = NOT_SOURCE_AT_THE_TOP if Path(folder) == ROOT else set()
+    return NOT_SOURCE(folder, names) | at_the_top & {*names}
+
+
 # setuptools' own entry points, which pip and build call; free of pip's start-up time.
 BUILD = 'from setuptools import build_meta; print(build_meta.build_{kind}({target!r}))'
 
@@ -55,7 +61,7 @@ def source_files(*names: str) -> set[str]:
 @pytest.fixture(scope='module')
 def tree(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp('source tree') / 'mlp_backbones'  # a space in the path
-    shutil.copytree(ROOT, folder, ignore=NOT_SOURCE)
+    shutil.copytree(ROOT, folder, ignore=not_source)
     return folder
 
 

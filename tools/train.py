@@ -2,12 +2,15 @@ r"""Train a detector or a segmentor.
 
     python tools/train.py configs/gmlp_maskrcnn_coco.py \
         --cfg-options data_root=/data/coco
+    python tools/train.py configs/gmlp_maskrcnn_coco.py --data my_images/
 """
 
 import argparse
+import os
 import sys
 
 try:
+    from mlp_backbones.data import use_data
     from mlp_backbones.engine import launch
     from mlp_backbones.engine.checkpoint_fit import check_start
     from mlp_backbones.engine.config_check import check_config
@@ -19,6 +22,18 @@ from mmengine.config import Config
 
 def parse_args() -> argparse.Namespace:
     parser = launch.argument_parser(__doc__.splitlines()[0])
+    parser.add_argument(
+        '--data',
+        metavar='FOLDER',
+        help='train on the images and classes of this folder, which has COCO annotations',
+    )
+    parser.add_argument(
+        '--val-fraction',
+        type=float,
+        default=0.2,
+        help='of them, how many are for validation if there are no annotations for that '
+        '(default: 0.2)',
+    )
     parser.add_argument(
         '--amp', action='store_true', help='train in mixed precision (needs a GPU)'
     )
@@ -40,6 +55,12 @@ def parse_args() -> argparse.Namespace:
 
 def training_config(args: argparse.Namespace) -> Config:
     cfg = launch.config_from_args(args)
+    if args.data:
+        if 'data_root' in (args.cfg_options or {}):
+            raise ValueError('--data and --cfg-options data_root both say where the data is')
+        found = use_data(cfg, args.data, cfg.work_dir, args.val_fraction)
+        if os.environ.get('RANK', '0') == '0':
+            print(found.table(), flush=True)
     if args.amp:
         launch.enable_amp(cfg)
     launch.check_amp(cfg)
