@@ -9,6 +9,7 @@ from functools import wraps
 
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as ROOT_OPTIM_WRAPPER_CONSTRUCTORS
+from mmengine.registry import TRANSFORMS as ROOT_TRANSFORMS
 from mmengine.registry import Registry
 
 MODELS = Registry(
@@ -19,6 +20,12 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     parent=ROOT_OPTIM_WRAPPER_CONSTRUCTORS,
     scope='mlp_backbones',
     locations=['mlp_backbones.engine.layer_decay'],
+)
+TRANSFORMS = Registry(
+    'transform',
+    parent=ROOT_TRANSFORMS,
+    scope='mlp_backbones',
+    locations=['mlp_backbones.data.transforms'],
 )
 
 

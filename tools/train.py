@@ -25,14 +25,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--data',
         metavar='FOLDER',
-        help='train on the images and classes of this folder, which has COCO annotations',
+        help='train on the images and classes of this folder, which has COCO annotations or '
+        'label maps',
     )
     parser.add_argument(
         '--val-fraction',
         type=float,
         default=0.2,
-        help='of them, how many are for validation if there are no annotations for that '
-        '(default: 0.2)',
+        help='of them, how many are for validation if none are marked as such (default: 0.2)',
     )
     parser.add_argument(
         '--amp', action='store_true', help='train in mixed precision (needs a GPU)'

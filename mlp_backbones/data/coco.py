@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import re
 from collections import Counter
 from dataclasses import dataclass, field
@@ -11,11 +10,8 @@ from pathlib import Path
 
 from mlp_backbones.checkpoints.files import replacing
 
-SPLITS = dict(
-    train=('train', 'training'),
-    val=('val', 'valid', 'validation', 'dev'),
-    test=('test', 'testing'),
-)
+from .splits import SPLITS, draw, split_of
+
 # Files of COCO and others that hold something else than objects.
 OTHERS = {'captions', 'keypoints', 'panoptic', 'stuff', 'info', 'densepose', 'deblurred'}
 
@@ -27,6 +23,10 @@ class Part:
     ann_file: Path
     img_dir: Path
     content: dict = field(repr=False)
+
+    @property
+    def count(self) -> int:
+        return len(self.content['images'])
 
     @property
     def objects(self) -> Counter:
@@ -50,7 +50,7 @@ class CocoFolder:
         lines = [f'{"objects of":<{width}}' + ''.join(f'{name:>9}' for name in counts)]
         for name, i in zip(self.classes, self.cat_ids, strict=True):
             lines.append(f'{name:<{width}}' + ''.join(f'{c[i]:>9}' for c in counts.values()))
-        images = [len(part.content['images']) for part in self.parts.values()]
+        images = [part.count for part in self.parts.values()]
         lines.append(f'{"(images)":<{width}}' + ''.join(f'{n:>9}' for n in images))
         return '\n'.join(lines)
 
@@ -94,16 +94,6 @@ def find_coco(folder: str | Path, out: str | Path, val_fraction: float, seed: in
             raise ValueError(f'{parts[split].ann_file} has no objects')
     cat_ids, classes = categories(parts)
     return CocoFolder(parts, classes, cat_ids, check_masks(parts))
-
-
-def split_of(path: Path) -> str | None:
-    """The part of a data set that a path in its folder is of, by its name or its folder's."""
-    for name in (path.stem, path.parent.name):
-        words = re.findall('[a-z]+', name.lower())
-        for split, names in SPLITS.items():
-            if any(word in names for word in words):
-                return split
-    return None
 
 
 def annotation_files(folder: Path, out: Path) -> dict[str, Path]:
@@ -178,6 +168,10 @@ def read_coco(path: Path) -> dict:
             raise ValueError(f'{path}: the image of id {image["id"]} has no file_name')
         if not (image.get('width', 0) > 0 and image.get('height', 0) > 0):
             raise ValueError(f'{path}: the image of id {image["id"]} has no width and height')
+    files = Counter(image['file_name'] for image in content['images'])
+    twice = [name for name, count in files.items() if count > 1]
+    if twice:
+        raise ValueError(f'{path}: {len(twice)} images stand twice, as {twice[0]}')
     for x in content['annotations']:
         for key, to in (('image_id', 'images'), ('category_id', 'categories')):
             if x.get(key) not in known[to]:
@@ -233,15 +227,11 @@ def image_folder(folder: Path, ann_file: Path, content: dict, split: str) -> Pat
 
 def divide(train: Part, out: Path, val_fraction: float, seed: int) -> dict[str, Part]:
     """Two parts of the images, written to ``out``; the same for the same seed."""
-    if not 0 < val_fraction < 1:
-        raise ValueError(f'val_fraction={val_fraction} must be above 0 and below 1')
-    images = sorted(train.content['images'], key=lambda x: str(x['file_name']))
-    if len(images) < 2:
-        raise ValueError(f'{train.ann_file} has {len(images)} images; two are needed')
-    random.Random(seed).shuffle(images)
-    count = min(max(1, round(val_fraction * len(images))), len(images) - 1)
+    drawn = draw([x['file_name'] for x in train.content['images']], val_fraction, seed)
     parts = {}
-    for split, chosen in (('train', images[count:]), ('val', images[:count])):
+    for split, names in drawn.items():
+        of = {*names}
+        chosen = [x for x in train.content['images'] if x['file_name'] in of]
         ids = {x['id'] for x in chosen}
         of_these = [x for x in train.content['annotations'] if x['image_id'] in ids]
         content = dict(train.content, images=chosen, annotations=of_these)

@@ -1,0 +1,286 @@
+"""A folder with images and label maps: what it holds, found by the usual names, and checked."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from mlp_backbones.checkpoints.files import replacing
+
+from .splits import SPLITS, draw, split_of
+
+IMAGES = ('images', 'img_dir', 'image', 'imgs', 'JPEGImages')
+MAPS = ('annotations', 'ann_dir', 'masks', 'labels', 'annotation', 'mask', 'SegmentationClass')
+NAMES = ('classes.txt', 'class_names.txt', 'names.txt', 'labels.txt')
+SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
+IGNORE = 255
+# A line of the file of names for a label that is not to be learned.
+NOT_LEARNED = 'ignore'
+LOOKED_AT = 1000  # label maps of each part
+
+
+@dataclass
+class MaskPart:
+    """The training, validation or test part of a data set."""
+
+    img_dir: Path
+    ann_dir: Path
+    names: list[str]  # of the images below img_dir, without img_suffix
+    ann_file: Path | None = None  # of the names, if they are not all that is there
+
+    @property
+    def count(self) -> int:
+        return len(self.names)
+
+
+@dataclass
+class MaskFolder:
+    """What :func:`find_masks` found."""
+
+    parts: dict[str, MaskPart]
+    classes: tuple[str, ...]
+    labels: list[int]  # the class of each label of the files, 255 for those not learned
+    palette: list[list[int]] | None
+    img_suffix: str
+    seg_map_suffix: str
+    pixels: dict[str, np.ndarray]  # of each class and part, in the label maps looked at
+
+    def table(self) -> str:
+        """The classes, in the order of the labels, with their share of each part's pixels."""
+        width = max(map(len, (*self.classes, '% of pixels')))
+        lines = [f'{"% of pixels":<{width}}' + ''.join(f'{name:>9}' for name in self.parts)]
+        shares = {name: 100 * n / max(1, n.sum()) for name, n in self.pixels.items()}
+        for i, name in enumerate(self.classes):
+            lines.append(f'{name:<{width}}' + ''.join(f'{s[i]:>9.2f}' for s in shares.values()))
+        counts = ''.join(f'{part.count:>9}' for part in self.parts.values())
+        lines.append(f'{"(images)":<{width}}{counts}')
+        return '\n'.join(lines)
+
+
+def find_masks(folder: str | Path, out: str | Path, val_fraction: float, seed: int) -> MaskFolder:
+    """Find the images of a folder, their label maps, and the names of the classes.
+
+    Images lie in ``images/`` and label maps in ``annotations/`` (or ``img_dir/`` and ``ann_dir/``,
+    ``masks/``, ...), with folders of the same part in both (``training``, ``val``, ...), or
+    without: then, as without a part for validation, one is drawn by lot, the same each time.
+    ``train/images`` and ``train/masks`` are found, too.
+
+    A label map has one channel and the name of its image, which something may follow. The file
+    ``classes.txt`` names label 0 in its first line, label 1 in the second, and so on; a line
+    ``ignore`` stands for a label that is not to be learned, as 255 always is. Without that file,
+    label maps with a palette are taken as they are, and their classes have numbers for names.
+
+    Args:
+        folder: The data set.
+        out: Where to write the lists of names of a part that had to be divided.
+        val_fraction: How much of it then goes to validation, above 0 and below 1.
+        seed: What decides which images do.
+
+    Raises:
+        FileNotFoundError: no images, no label maps, or images without one.
+        ValueError: label maps that cannot be read, that have other sizes than their images or
+            labels without a name, or images of several kinds.
+    """
+    folder = Path(folder).resolve()
+    if not folder.is_dir():
+        raise FileNotFoundError(f'there is no folder {folder}')
+    dirs = find_dirs(folder)
+    images = {split: list_images(img_dir) for split, (img_dir, _) in dirs.items()}
+    suffixes = Counter(path.suffix for paths in images.values() for path in paths)
+    if len(suffixes) > 1:
+        raise ValueError(
+            f'the images of {folder} end in {", ".join(suffixes)}; mmseg takes one kind: convert'
+        )
+    (img_suffix,) = suffixes
+    parts = {
+        split: MaskPart(
+            *dirs[split],
+            [str(path.relative_to(dirs[split][0]))[: -len(img_suffix)] for path in paths],
+        )
+        for split, paths in images.items()
+    }
+    seg_map_suffix = find_suffix(parts)
+    if 'val' not in parts:
+        train = parts.pop('all', None) or parts.pop('train')
+        for split, names in draw(train.names, val_fraction, seed).items():
+            path = Path(out).resolve() / f'{split}.txt'
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as part:
+                Path(part).write_text('\n'.join(names) + '\n')
+            parts[split] = MaskPart(train.img_dir, train.ann_dir, names, path)
+    parts = {split: parts[split] for split in SPLITS if split in parts}
+
+    counted = {
+        split: count_labels(part, img_suffix, seg_map_suffix) for split, part in parts.items()
+    }
+    classes, labels, palette = find_classes(folder, parts, counted, seg_map_suffix)
+    pixels = {split: np.zeros(len(classes), int) for split in parts}
+    for split, (counts, _) in counted.items():
+        for label, count in counts.items():
+            if label < len(labels) and labels[label] != IGNORE:
+                pixels[split][labels[label]] += count
+    return MaskFolder(parts, classes, labels, palette, img_suffix, seg_map_suffix, pixels)
+
+
+def find_dirs(folder: Path) -> dict[str, tuple[Path, Path]]:
+    """The folders of images and label maps of each part; of 'all' if there are no parts."""
+    for top in (folder, *sorted(x for x in folder.iterdir() if x.is_dir())):
+        for img_root in (top / name for name in IMAGES):
+            for ann_root in (top / name for name in MAPS):
+                if not (img_root.is_dir() and ann_root.is_dir()):
+                    continue
+                if top == folder:
+                    pairs = in_parts(img_root), in_parts(ann_root)
+                    common = {split: (d, pairs[1].get(split)) for split, d in pairs[0].items()}
+                    if 'train' not in common:
+                        return dict(all=(img_root, ann_root))
+                else:  # train/images, train/masks
+                    common = {
+                        split: (d / img_root.name, d / ann_root.name)
+                        for split, d in in_parts(folder).items()
+                    }
+                # a test part may have no label maps
+                whole = {s: p for s, p in common.items() if p[1] is not None and p[1].is_dir()}
+                lacking = sorted({*common} - {*whole, 'test'})
+                if 'train' in whole and not lacking:
+                    return whole
+                if lacking:
+                    raise FileNotFoundError(
+                        f'{common[lacking[0]][0]} has no folder of label maps beside it'
+                    )
+    raise FileNotFoundError(
+        f'{folder} has no images and label maps: they are looked for in {" or ".join(IMAGES)} and '
+        f'{" or ".join(MAPS)}'
+    )
+
+
+def in_parts(root: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in sorted(x for x in root.iterdir() if x.is_dir()):
+        split = split_of(Path(path.name))
+        if split in found:
+            raise ValueError(f'{root} has {found[split].name} and {path.name}, both for {split}')
+        if split:
+            found[split] = path
+    return found
+
+
+def list_images(folder: Path) -> list[Path]:
+    paths = sorted(x for x in folder.rglob('*') if x.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise FileNotFoundError(f'{folder} has no images')
+    return paths
+
+
+def find_suffix(parts: dict[str, MaskPart]) -> str:
+    """What follows the name of an image in that of its label map, the same for all."""
+    first = next(iter(parts.values()))
+    start = str(first.ann_dir / first.names[0])
+    endings = {
+        str(path)[len(start) :]
+        for path in first.ann_dir.rglob('*')
+        if str(path).startswith(start) and path.suffix.lower() in SUFFIXES
+    }
+    if not endings:
+        raise FileNotFoundError(
+            f'{first.img_dir / first.names[0]}.*: there is no label map {start}*'
+        )
+    missing = {}
+    for ending in sorted(endings, key=len):
+        missing = {
+            ending: [
+                f'{part.ann_dir / name}{ending}'
+                for part in parts.values()
+                for name in part.names
+                if not os.path.isfile(f'{part.ann_dir / name}{ending}')
+            ]
+        }
+        if not missing[ending]:
+            return ending
+    (paths,) = missing.values()
+    raise FileNotFoundError(f'{len(paths)} images have no label map, as {paths[0]}')
+
+
+def count_labels(
+    part: MaskPart, img_suffix: str, seg_map_suffix: str
+) -> tuple[dict[int, int], dict[int, Path]]:
+    """How many pixels have each label, and a file that has it, in some of the label maps."""
+    counts: Counter = Counter()
+    where: dict[int, Path] = {}
+    step = -(-len(part.names) // LOOKED_AT)
+    for name in part.names[::step]:
+        path = part.ann_dir / f'{name}{seg_map_suffix}'
+        try:
+            with Image.open(path) as file:
+                labels = np.asarray(file)
+            with Image.open(part.img_dir / f'{name}{img_suffix}') as file:
+                size = file.size
+        except (UnidentifiedImageError, OSError) as error:
+            raise ValueError(f'{path} or its image cannot be read: {error}') from error
+        if labels.ndim != 2:
+            raise ValueError(
+                f'{path} is a picture of {labels.shape[2]} channels; a label map has one, with '
+                'the number of a class in each pixel'
+            )
+        if labels.shape != size[::-1]:
+            raise ValueError(
+                f'{path} has {labels.shape[1]} x {labels.shape[0]} pixels, its image '
+                f'{size[0]} x {size[1]}'
+            )
+        for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
+            counts[int(label)] += int(count)
+            where.setdefault(int(label), path)
+    return dict(counts), where
+
+
+def find_classes(folder, parts, counted, seg_map_suffix):
+    """Names, the class of each label, and colours if the label maps have them."""
+    where = {label: path for _, files in counted.values() for label, path in files.items()}
+    seen = sorted(label for label in where if label != IGNORE)
+    train = parts['train']
+    first = train.ann_dir / f'{train.names[0]}{seg_map_suffix}'
+    with Image.open(first) as file:
+        colours = file.getpalette() if file.mode == 'P' else None
+    tops = (folder, train.ann_dir, train.ann_dir.parent)
+    files = [top / name for top in tops for name in NAMES if (top / name).is_file()]
+    if files:
+        names = [line.strip() for line in files[0].read_text(encoding='utf-8').splitlines()]
+        while names and not names[-1]:
+            names.pop()
+        twice = [name for name, n in Counter(names).items() if n > 1 and name != NOT_LEARNED]
+        if twice or '' in names:
+            raise ValueError(f'{files[0]}: a line is empty, or names stand twice: {twice}')
+    elif colours:
+        names = [f'class {i}' for i in range(seen[-1] + 1)]
+    else:
+        raise FileNotFoundError(
+            f'{folder} has no {NAMES[0]}: write the names of the labels into it, a line each from '
+            f'label 0; the label maps have {_short(seen)}. A line "{NOT_LEARNED}" stands for a '
+            'label that is not to be learned.'
+        )
+    beyond = [label for label in seen if label >= len(names)]
+    if beyond:
+        raise ValueError(
+            f'{where[beyond[0]]} has label {beyond[0]}, which {files[0]} does not name: it has '
+            f'{len(names)} lines, for labels 0 to {len(names) - 1}. A line "{NOT_LEARNED}" stands '
+            'for a label that is not to be learned.'
+        )
+    learned = [i for i, name in enumerate(names) if name != NOT_LEARNED]
+    if len(learned) < 2:
+        raise ValueError(f'{len(learned)} class is named in {files[0]}; two or more are needed')
+    labels = [learned.index(i) if i in learned else IGNORE for i in range(len(names))]
+    palette = None
+    if colours:
+        colours = np.resize(np.array(colours, int), (256, 3))
+        palette = colours[learned].tolist()
+    return tuple(names[i] for i in learned), labels, palette
+
+
+def _short(labels: list[int]) -> str:
+    shown = ', '.join(map(str, labels[:12]))
+    return shown + (f', ... {labels[-1]}' if len(labels) > 12 else '')

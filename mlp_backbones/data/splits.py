@@ -1,0 +1,40 @@
+"""The training, validation and test parts of a folder, told by names or drawn by lot."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+SPLITS = dict(
+    train=('train', 'training'),
+    val=('val', 'valid', 'validation', 'dev'),
+    test=('test', 'testing'),
+)
+
+
+def split_of(path: Path) -> str | None:
+    """The part of a data set that a path in its folder is of, by its name or its folder's."""
+    for name in (path.stem, path.parent.name):
+        words = re.findall('[a-z]+', name.lower())
+        for split, names in SPLITS.items():
+            if any(word in names for word in words):
+                return split
+    return None
+
+
+def draw(names: Sequence[str], val_fraction: float, seed: int) -> dict[str, list[str]]:
+    """Divide images, by name, into those for training and for validation.
+
+    Raises:
+        ValueError: a fraction that is not above 0 and below 1, or fewer than two images.
+    """
+    if not 0 < val_fraction < 1:
+        raise ValueError(f'val_fraction={val_fraction} must be above 0 and below 1')
+    if len(names) < 2:
+        raise ValueError(f'{len(names)} image(s) cannot be divided; two are needed')
+    names = sorted(names)
+    random.Random(seed).shuffle(names)
+    count = min(max(1, round(val_fraction * len(names))), len(names) - 1)
+    return dict(train=names[count:], val=names[:count])
