@@ -34,9 +34,13 @@ class TestAddingAFamily:
         monkeypatch.syspath_prepend(tmp_path)
         before = dict(ROOT_MODELS.module_dict)
         yield tmp_path
-        ROOT_MODELS.module_dict.clear()
+        # the example's own classes; mmdet, if it was imported meanwhile, has registered some, too
+        module = Path(self.FAMILY).stem
+        for name, kind in list(ROOT_MODELS.module_dict.items()):
+            if kind.__module__ == module:
+                del ROOT_MODELS.module_dict[name]
         ROOT_MODELS.module_dict.update(before)
-        sys.modules.pop(Path(self.FAMILY).stem, None)
+        sys.modules.pop(module, None)
 
     @pytest.fixture
     def backbone_cfg(self, folder):

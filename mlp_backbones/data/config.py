@@ -15,6 +15,7 @@ from .masks import IGNORE, MaskFolder, MaskPart, find_masks
 
 # What a data set of the config says about its images, and not about where they are.
 KEPT = ('filter_cfg', 'test_mode', 'serialize_data', 'lazy_init', 'max_refetch')
+SET_LABEL_MAP = 'mlp_backbones.SetLabelMap'
 # The class of each label where label 0 alone is ignored: what mmseg's reduce_zero_label makes.
 _WITHOUT_0 = [IGNORE, *range(254)]
 
@@ -70,7 +71,7 @@ def use_data(
             if step.get('type') == 'LoadAnnotations':
                 step.pop('reduce_zero_label', None)  # the data set says it
         if 'tta_pipeline' in cfg:
-            cfg.tta_pipeline = [*_label_map(found), *cfg.tta_pipeline]
+            cfg.tta_pipeline = [*_label_map(found), *_without_label_map(cfg.tta_pipeline)]
     _set_classes(cfg.model, CLASSIFIERS[scope], len(found.classes))
 
     for loop in ('train', 'val', 'test'):
@@ -158,7 +159,7 @@ def _with_settings(dataset: ConfigDict, settings: dict) -> ConfigDict:
     if 'dataset' in dataset:
         dataset.dataset = _with_settings(dataset.dataset, settings)
         return dataset
-    pipeline = [*settings.get('pipeline', []), *dataset.pipeline]
+    pipeline = [*settings.get('pipeline', []), *_without_label_map(dataset.pipeline)]
     kept = {key: dataset[key] for key in KEPT if key in dataset}
     return ConfigDict({**kept, **settings, 'pipeline': pipeline})
 
@@ -194,7 +195,11 @@ def _label_map(found: MaskFolder) -> list[dict]:
     changes = [[old, new] for old, new in enumerate(found.labels) if old != new]
     if not changes or found.labels == _WITHOUT_0[: len(found.labels)]:
         return []
-    return [dict(type='mlp_backbones.SetLabelMap', changes=changes)]
+    return [dict(type=SET_LABEL_MAP, changes=changes)]
+
+
+def _without_label_map(pipeline: Sequence[dict]) -> list[dict]:
+    return [step for step in pipeline if step.get('type') != SET_LABEL_MAP]
 
 
 def _coco_metric(evaluators: Sequence[dict], ann_file: Path, has_masks: bool) -> ConfigDict:
@@ -204,7 +209,7 @@ def _coco_metric(evaluators: Sequence[dict], ann_file: Path, has_masks: bool) ->
     settings.update(
         type='CocoMetric',
         ann_file=str(ann_file),
-        metric=[x for x in metrics if has_masks or x != 'segm'],
+        metric=[x for x in metrics if has_masks or x != 'segm'] or ['bbox'],
         format_only=False,
         backend_args=None,
     )

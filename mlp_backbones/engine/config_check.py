@@ -78,7 +78,7 @@ def check_classes(cfg: Config) -> None:
     if scope not in CLASSIFIERS or 'language_model' in model or 'text_encoder' in model:
         return
     for where, dataset in walk(data.get('dataset'), 'train_dataloader.dataset'):
-        classes = _classes(dataset, scope)
+        classes = classes_of(dataset, scope)
         if classes is None:
             continue
         for setting, part in walk(model, 'model'):
@@ -91,7 +91,8 @@ def check_classes(cfg: Config) -> None:
                 )
 
 
-def _classes(dataset: Mapping, scope: str) -> list | tuple | None:
+def classes_of(dataset: Mapping, scope: str) -> list | tuple | None:
+    """The names that a data set gives its classes, or None if that is not known."""
     classes = (dataset.get('metainfo') or {}).get('classes')
     if classes is None:
         kind = dataset.get('type')

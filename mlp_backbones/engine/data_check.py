@@ -1,12 +1,16 @@
-"""Whether the data of a config is where the config says."""
+"""Whether the data of a config is where the config says, and has the classes that it says."""
 
 from __future__ import annotations
 
+import json
+import mmap
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mmengine.config import Config
+
+from .config_check import classes_of, walk
 
 
 def check_data(cfg: Config, loops: Sequence[str]) -> None:
@@ -76,3 +80,79 @@ def _missing_path(path: Any, setting: str) -> Iterator[str]:
         yield f'{path} does not exist ({setting})'
     elif os.path.isdir(path) and not any(os.scandir(path)):
         yield f'{path} is empty ({setting})'
+
+
+def check_categories(cfg: Config, loops: Sequence[str]) -> None:
+    """Compare the categories of COCO files with the classes of their data sets.
+
+    mmdet numbers its labels as the file lists its categories, and leaves out objects of categories
+    that it does not know, without a word.
+
+    Raises:
+        ValueError: with the file and the setting, if they are not the same in the same order, if a
+            file is cut off, or if an evaluator reads another file than its data set.
+    """
+    scope = cfg.get('default_scope')
+    for loop in loops:
+        dataloader = cfg.get(f'{loop}_dataloader')
+        if scope != 'mmdet' or not isinstance(dataloader, dict):
+            continue
+        if cfg.get(f'{loop}_cfg') is None:
+            continue
+        files = set()
+        for setting, dataset in walk(dataloader.get('dataset'), f'{loop}_dataloader.dataset'):
+            if dataset.get('type') not in ('CocoDataset', 'mmdet.CocoDataset'):
+                continue
+            path = _join(dataset.get('data_root') or '', dataset.get('ann_file') or '')
+            if not os.path.isfile(path) or dataset.get('backend_args'):
+                continue
+            files.add(os.path.realpath(path))
+            classes = classes_of(dataset, scope)
+            if classes is not None:
+                _compare(setting, path, classes, bool(dataset.get('metainfo')))
+        evaluators = cfg.get(f'{loop}_evaluator')
+        is_list = isinstance(evaluators, (list, tuple))
+        for evaluator in evaluators if is_list else [evaluators]:
+            path = (evaluator or {}).get('ann_file')
+            if path and files and os.path.isfile(path) and os.path.realpath(path) not in files:
+                raise ValueError(
+                    f'{loop}_evaluator.ann_file={path}, but {loop}_dataloader.dataset reads '
+                    f'{", ".join(files)}'
+                )
+
+
+def _compare(setting: str, path: str, classes: Sequence[str], is_given: bool) -> None:
+    names = category_names(path)
+    known = [name for name in names if name in classes]
+    if known == list(classes):
+        return
+    whose = 'given in its metainfo' if is_given else "COCO's, as it has no metainfo"
+    if sorted(known) == sorted(classes):
+        problem = 'in another order'
+    else:
+        lacking = [name for name in classes if name not in names]
+        problem = f'without {", ".join(lacking[:3])}' + (', ...' if len(lacking) > 3 else '')
+    raise ValueError(
+        f'{setting}: its classes are {whose}, and {path} has them {problem}: '
+        f'{", ".join(names[:5])}{", ..." if len(names) > 5 else ""}. Write '
+        'metainfo=dict(classes=(...)) with the names of the file in its order, or use --data.'
+    )
+
+
+def category_names(path: str) -> list[str]:
+    """The names of a COCO file's categories, in its order; the rest of it is not read."""
+    with open(path, 'rb') as file:
+        if os.path.getsize(path) == 0:
+            raise ValueError(f'{path} is empty')
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            if content[-64:].rstrip()[-1:] != b'}':
+                raise ValueError(f'{path} is no JSON, or was cut off: it does not end in }}')
+            at = content.find(b'"categories"')
+            while at >= 0:
+                start = content.find(b'[', at)
+                text = content[start : start + 2**24].decode(errors='ignore')
+                try:
+                    return [x['name'] for x in json.JSONDecoder().raw_decode(text)[0]]
+                except (ValueError, TypeError, KeyError):  # another entry of that name
+                    at = content.find(b'"categories"', at + 1)
+    raise ValueError(f'{path} has no categories')

@@ -89,6 +89,9 @@ def test_labels_get_the_numbers_of_their_classes(base, names, labels, classes, n
     )[base.split('::')[1]]
     (tmp_path / 'mine.py').write_text(f"_base_ = '{base}'")
     cfg = Config.fromfile(tmp_path / 'mine.py')
+    (tmp_path / 'classes.txt').write_text('a\nignore\nb\n')  # of another time
+    use_data(cfg, tmp_path, tmp_path)
+    (tmp_path / 'classes.txt').write_text(names)
     found = use_data(cfg, tmp_path, tmp_path)
     assert found.classes == classes and found.labels == numbers
     init_default_scope('mmseg')
