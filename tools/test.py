@@ -12,7 +12,7 @@ try:
     from mlp_backbones.engine import launch
     from mlp_backbones.engine.checkpoint_fit import check_checkpoint
     from mlp_backbones.engine.config_check import check_config
-    from mlp_backbones.engine.data_check import check_categories, check_data
+    from mlp_backbones.engine.data_check import check_data
 except ImportError as error:
     sys.exit(f'test.py: {error} (see docs/install.md)')
 from mmengine.config import Config, ConfigDict
@@ -112,7 +112,6 @@ def test_config(args: argparse.Namespace) -> Config:
     check_checkpoint(args.checkpoint, 'checkpoint')
     check_config(cfg)
     check_data(cfg, ['test'])
-    check_categories(cfg, ['test'])
     launch.prepare_launcher(cfg)
     return cfg
 

@@ -14,7 +14,7 @@ try:
     from mlp_backbones.engine import launch
     from mlp_backbones.engine.checkpoint_fit import check_start
     from mlp_backbones.engine.config_check import check_config
-    from mlp_backbones.engine.data_check import check_categories, check_data
+    from mlp_backbones.engine.data_check import check_data
 except ImportError as error:
     sys.exit(f'train.py: {error} (see docs/install.md)')
 from mmengine.config import Config
@@ -71,7 +71,6 @@ def training_config(args: argparse.Namespace) -> Config:
         cfg.load_from = None if args.resume == 'auto' else args.resume
     check_config(cfg)
     check_data(cfg, ['train', 'val'])
-    check_categories(cfg, ['train', 'val'])
     check_start(cfg)
     launch.prepare_launcher(cfg)
     return cfg

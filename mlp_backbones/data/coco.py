@@ -8,9 +8,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mlp_backbones.checkpoints.files import replacing
+from mlp_backbones.engine.data_check import category_names
 
-from .splits import SPLITS, draw, split_of
+from .splits import SPLITS, check_folder, draw, split_of, table, write
 
 # Files of COCO and others that hold something else than objects.
 OTHERS = {'captions', 'keypoints', 'panoptic', 'stuff', 'info', 'densepose', 'deblurred'}
@@ -45,14 +45,13 @@ class CocoFolder:
 
     def table(self) -> str:
         """The classes, in the order of the labels, with how many objects each part has."""
-        counts = {name: part.objects for name, part in self.parts.items()}
-        width = max(map(len, (*self.classes, 'objects of')))
-        lines = [f'{"objects of":<{width}}' + ''.join(f'{name:>9}' for name in counts)]
-        for name, i in zip(self.classes, self.cat_ids, strict=True):
-            lines.append(f'{name:<{width}}' + ''.join(f'{c[i]:>9}' for c in counts.values()))
-        images = [part.count for part in self.parts.values()]
-        lines.append(f'{"(images)":<{width}}' + ''.join(f'{n:>9}' for n in images))
-        return '\n'.join(lines)
+        counts = [part.objects for part in self.parts.values()]
+        rows = {
+            name: [str(objects[i]) for objects in counts]
+            for name, i in zip(self.classes, self.cat_ids, strict=True)
+        }
+        rows['(images)'] = [str(part.count) for part in self.parts.values()]
+        return table('objects of', rows, list(self.parts))
 
 
 def find_coco(folder: str | Path, out: str | Path, val_fraction: float, seed: int) -> CocoFolder:
@@ -74,10 +73,8 @@ def find_coco(folder: str | Path, out: str | Path, val_fraction: float, seed: in
         ValueError: annotations that are broken, contradict one another, or of which there are too
             many to tell which are meant.
     """
-    folder = Path(folder).resolve()
-    if not folder.is_dir():
-        raise FileNotFoundError(f'there is no folder {folder}')
-    files = annotation_files(folder, Path(out).resolve())
+    folder, out = check_folder(folder), Path(out).resolve()
+    files = annotation_files(folder, out)
     parts = {}
     for split, path in files.items():
         content = read_coco(path)
@@ -85,9 +82,9 @@ def find_coco(folder: str | Path, out: str | Path, val_fraction: float, seed: in
             continue  # COCO's test images have none
         part_of = 'train' if split == 'all' else split
         images = image_folder(folder, path, content, part_of)
-        parts[part_of] = Part(complete(path, content, Path(out)), images, content)
+        parts[part_of] = Part(complete(path, content, out), images, content)
     if 'val' not in parts:
-        parts.update(divide(parts['train'], Path(out), val_fraction, seed))
+        parts.update(divide(parts['train'], out, val_fraction, seed))
     parts = {split: parts[split] for split in SPLITS if split in parts}
     for split in ('train', 'val'):
         if not parts[split].content['annotations']:
@@ -118,7 +115,9 @@ def annotation_files(folder: Path, out: Path) -> dict[str, Path]:
             chosen[split] = paths[0]
     if 'train' in chosen:
         return chosen
-    rest = [path for path in found.get(None, []) if is_coco(path)] + list(chosen.values())
+    rest = [*found.get(None, []), *chosen.values()]
+    if len(rest) > 1:
+        rest = [path for path in rest if has_categories(path)]
     if len(rest) == 1:
         return {'all': rest[0]}
     names = ', '.join(str(path.relative_to(folder)) for path in rest) or 'none'
@@ -129,12 +128,11 @@ def annotation_files(folder: Path, out: Path) -> dict[str, Path]:
     )
 
 
-def is_coco(path: Path) -> bool:
+def has_categories(path: Path) -> bool:
     try:
-        read_coco(path)
+        return bool(category_names(path))
     except ValueError:
         return False
-    return True
 
 
 def read_coco(path: Path) -> dict:
@@ -194,14 +192,7 @@ def complete(path: Path, content: dict, out: Path) -> Path:
         for key, value in (('area', x['bbox'][2] * x['bbox'][3]), ('iscrowd', 0)):
             if key not in x:
                 x[key], whole = value, False
-    return path if whole else write(out / f'{path.parent.name}_{path.name}', content)
-
-
-def write(path: Path, content: dict) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as part:
-        Path(part).write_text(json.dumps(content))
-    return path
+    return path if whole else write(out / f'{path.parent.name}_{path.name}', json.dumps(content))
 
 
 def image_folder(folder: Path, ann_file: Path, content: dict, split: str) -> Path:
@@ -235,7 +226,7 @@ def divide(train: Part, out: Path, val_fraction: float, seed: int) -> dict[str, 
         ids = {x['id'] for x in chosen}
         of_these = [x for x in train.content['annotations'] if x['image_id'] in ids]
         content = dict(train.content, images=chosen, annotations=of_these)
-        path = write(out / f'{split}.json', content)
+        path = write(out / f'{split}.json', json.dumps(content))
         parts[split] = Part(path, train.img_dir, content)
     return parts
 

@@ -10,9 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from mlp_backbones.checkpoints.files import replacing
-
-from .splits import SPLITS, draw, split_of
+from .splits import SPLITS, check_folder, draw, split_of, table, write
 
 IMAGES = ('images', 'img_dir', 'image', 'imgs', 'JPEGImages')
 MAPS = ('annotations', 'ann_dir', 'masks', 'labels', 'annotation', 'mask', 'SegmentationClass')
@@ -52,14 +50,12 @@ class MaskFolder:
 
     def table(self) -> str:
         """The classes, in the order of the labels, with their share of each part's pixels."""
-        width = max(map(len, (*self.classes, '% of pixels')))
-        lines = [f'{"% of pixels":<{width}}' + ''.join(f'{name:>9}' for name in self.parts)]
-        shares = {name: 100 * n / max(1, n.sum()) for name, n in self.pixels.items()}
-        for i, name in enumerate(self.classes):
-            lines.append(f'{name:<{width}}' + ''.join(f'{s[i]:>9.2f}' for s in shares.values()))
-        counts = ''.join(f'{part.count:>9}' for part in self.parts.values())
-        lines.append(f'{"(images)":<{width}}{counts}')
-        return '\n'.join(lines)
+        shares = [100 * n / max(1, n.sum()) for n in self.pixels.values()]
+        rows = {
+            name: [f'{share[i]:.2f}' for share in shares] for i, name in enumerate(self.classes)
+        }
+        rows['(images)'] = [str(part.count) for part in self.parts.values()]
+        return table('% of pixels', rows, list(self.parts))
 
 
 def find_masks(folder: str | Path, out: str | Path, val_fraction: float, seed: int) -> MaskFolder:
@@ -86,9 +82,7 @@ def find_masks(folder: str | Path, out: str | Path, val_fraction: float, seed: i
         ValueError: label maps that cannot be read, that have other sizes than their images or
             labels without a name, or images of several kinds.
     """
-    folder = Path(folder).resolve()
-    if not folder.is_dir():
-        raise FileNotFoundError(f'there is no folder {folder}')
+    folder, out = check_folder(folder), Path(out).resolve()
     dirs = find_dirs(folder)
     images = {split: list_images(img_dir) for split, (img_dir, _) in dirs.items()}
     suffixes = Counter(path.suffix for paths in images.values() for path in paths)
@@ -108,10 +102,7 @@ def find_masks(folder: str | Path, out: str | Path, val_fraction: float, seed: i
     if 'val' not in parts:
         train = parts.pop('all', None) or parts.pop('train')
         for split, names in draw(train.names, val_fraction, seed).items():
-            path = Path(out).resolve() / f'{split}.txt'
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as part:
-                Path(part).write_text('\n'.join(names) + '\n')
+            path = write(out / f'{split}.txt', '\n'.join(names) + '\n')
             parts[split] = MaskPart(train.img_dir, train.ann_dir, names, path)
     parts = {split: parts[split] for split in SPLITS if split in parts}
 

@@ -1,17 +1,31 @@
-"""The training, validation and test parts of a folder, told by names or drawn by lot."""
+"""What every kind of data folder has: parts, told by names or drawn by lot, and a table."""
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from mlp_backbones.checkpoints.files import replacing
 
 SPLITS = dict(
     train=('train', 'training'),
     val=('val', 'valid', 'validation', 'dev'),
     test=('test', 'testing'),
 )
+
+
+def check_folder(folder: str | Path) -> Path:
+    """Its whole path.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    folder = Path(folder).resolve()
+    if not folder.is_dir():
+        raise FileNotFoundError(f'there is no folder {folder}')
+    return folder
 
 
 def split_of(path: Path) -> str | None:
@@ -38,3 +52,21 @@ def draw(names: Sequence[str], val_fraction: float, seed: int) -> dict[str, list
     random.Random(seed).shuffle(names)
     count = min(max(1, round(val_fraction * len(names))), len(names) - 1)
     return dict(train=names[count:], val=names[:count])
+
+
+def write(path: Path, text: str) -> Path:
+    """Write a file, whole or not at all: every process of a distributed run does."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as part:
+        Path(part).write_text(text, encoding='utf-8')
+    return path
+
+
+def table(title: str, rows: Mapping[str, Sequence[str]], parts: Sequence[str]) -> str:
+    """A line for each row, with a column for each part."""
+    width = max(map(len, (title, *rows)))
+    lines = {title: parts, **rows}
+    return '\n'.join(
+        f'{name:<{width}}' + ''.join(f'{value:>9}' for value in values)
+        for name, values in lines.items()
+    )

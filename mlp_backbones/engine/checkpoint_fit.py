@@ -30,6 +30,8 @@ from mlp_backbones.checkpoints.safe_loading import load_from_data_only
 from mlp_backbones.models.backbones.base import Backbone, is_pretrained
 from mlp_backbones.spelling import did_you_mean_file
 
+from .config_check import walk
+
 # A head that only training needs.
 AUXILIARY = 'auxiliary_head'
 
@@ -181,13 +183,8 @@ def check_start(cfg: Config) -> None:
 
 def pretrained(node: Any, setting: str) -> Iterator[tuple[str, str]]:
     """Every checkpoint that an ``init_cfg`` in a piece of config names, with its setting."""
-    if isinstance(node, dict):
-        if 'type' in node and is_pretrained(node) and node.get('checkpoint'):
-            yield setting, node['checkpoint']
-        if isinstance(node.get('pretrained'), str):
-            yield f'{setting}.pretrained', node['pretrained']
-        for key, value in node.items():
-            yield from pretrained(value, f'{setting}.{key}')
-    elif isinstance(node, (list, tuple)):
-        for i, value in enumerate(node):
-            yield from pretrained(value, f'{setting}.{i}')
+    for where, part in walk(node, setting):
+        if 'type' in part and is_pretrained(part) and part.get('checkpoint'):
+            yield where, part['checkpoint']
+        if isinstance(part.get('pretrained'), str):
+            yield f'{where}.pretrained', part['pretrained']

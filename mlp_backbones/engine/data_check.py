@@ -14,21 +14,25 @@ from .config_check import classes_of, walk
 
 
 def check_data(cfg: Config, loops: Sequence[str]) -> None:
-    """Raise FileNotFoundError if data of the loops ('train', 'val', 'test')
-    is not there, with each path and the setting that names it."""
+    """Check the data of the loops ('train', 'val', 'test').
+
+    Raises:
+        FileNotFoundError: some is not there, with each path and the setting that names it.
+        ValueError: it has other classes than the config says, see :func:`check_categories`.
+    """
     problems = [problem for loop in loops for problem in _missing_data(cfg, loop)]
-    if not problems:
-        return
-    lines = ['the data set is not there:', *(f'  {line}' for line in problems)]
-    if cfg.get('data_root'):
+    if problems:
+        lines = ['the data set is not there:', *(f'  {line}' for line in problems)]
+        if cfg.get('data_root'):
+            lines.append(
+                'Say where it is with --cfg-options data_root=FOLDER (now '
+                f'{cfg.data_root}), which moves all of its parts.'
+            )
         lines.append(
-            'Say where it is with --cfg-options data_root=FOLDER (now '
-            f'{cfg.data_root}), which moves all of its parts.'
+            'How to get it and what its folder holds: see README.md and docs/training.md#data.'
         )
-    lines.append(
-        'How to get it and what its folder holds: see README.md and docs/training.md#data.'
-    )
-    raise FileNotFoundError('\n'.join(lines))
+        raise FileNotFoundError('\n'.join(lines))
+    check_categories(cfg, loops)
 
 
 def _missing_data(cfg: Config, loop: str) -> Iterator[str]:
@@ -139,7 +143,7 @@ def _compare(setting: str, path: str, classes: Sequence[str], is_given: bool) ->
     )
 
 
-def category_names(path: str) -> list[str]:
+def category_names(path: str | os.PathLike) -> list[str]:
     """The names of a COCO file's categories, in its order; the rest of it is not read."""
     with open(path, 'rb') as file:
         if os.path.getsize(path) == 0:

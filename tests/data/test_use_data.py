@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -14,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, init_default_scope
+from one_command import train_twice
 
 from mlp_backbones.data import use_data
 from mlp_backbones.data.coco import find_coco
 from mlp_backbones.engine.config_check import check_config
 from mlp_backbones.engine.data_check import check_data
 
-ROOT = Path(__file__).resolve().parents[2]
 NAMES = ('cell', 'platelet')
 
 
@@ -179,6 +177,12 @@ def test_annotations_that_are_wrong_are_named(edit, message, tmp_path):
     assert str(tmp_path) in str(error.value)
 
 
+def test_a_file_alone_that_is_wrong_is_named(tmp_path):
+    put(tmp_path, 'all.json', 'images', dict(content(), categories=[]))
+    with pytest.raises(ValueError, match='all.json: .* has category_id 1, which is none of its c'):
+        find_coco(tmp_path, tmp_path / 'out', 0.5, 0)
+
+
 def test_a_folder_without_what_is_needed_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match='there is no folder'):
         find_coco(tmp_path / 'x', tmp_path, 0.5, 0)
@@ -273,18 +277,6 @@ def test_weights_of_the_classes_follow_their_number(tmp_path):
 
 def test_one_command_trains_and_what_it_leaves_is_a_config_and_a_checkpoint(tmp_path):
     put(tmp_path, 'cells.json', 'images', content(6, masks=False))
-    train = [sys.executable, ROOT / 'tools/train.py']
-    command = [*train, ROOT / 'configs/demo/gmlp_maskrcnn.py', '--data', tmp_path]
-    options = ['--cfg-options', 'train_cfg.max_epochs=1', 'train_cfg.val_interval=1']
-    run = subprocess.run(
-        [*command, '--work-dir', tmp_path / 'run', *options], capture_output=True, text=True
-    )
-    assert run.returncode == 0, run.stderr[-2000:]
-    assert 'objects of    train      val' in run.stdout and 'coco/bbox_mAP' in run.stdout
-    saved = tmp_path / 'run/gmlp_maskrcnn.py'
-    again = subprocess.run(
-        [*train, saved, '--work-dir', tmp_path / 'again'], capture_output=True, text=True
-    )
-    assert again.returncode == 0, again.stderr[-2000:]
-    meta = torch.load(tmp_path / 'again/epoch_1.pth', weights_only=False)['meta']
-    assert meta['dataset_meta']['classes'] == NAMES
+    printed, classes = train_twice('demo/gmlp_maskrcnn.py', tmp_path)
+    assert 'objects of    train      val' in printed and 'coco/bbox_mAP' in printed
+    assert classes == NAMES

@@ -1,14 +1,11 @@
 """A folder with label maps as the data of a config: layouts, labels, configs, refusals."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, init_default_scope
+from one_command import train_twice
 from PIL import Image
 
 from mlp_backbones.data import use_data
@@ -16,7 +13,6 @@ from mlp_backbones.data.masks import find_masks
 from mlp_backbones.engine.config_check import check_config
 from mlp_backbones.engine.data_check import check_data
 
-ROOT = Path(__file__).resolve().parents[2]
 CLASSES = 'sky\nroad\ncar\n'
 
 
@@ -201,19 +197,6 @@ def test_configs_take_the_folder(name, tmp_path):
 def test_one_command_trains_and_what_it_leaves_is_a_config_and_a_checkpoint(tmp_path):
     put(tmp_path / 'images', tmp_path / 'masks', 'abcdef')
     (tmp_path / 'classes.txt').write_text('sky\nroad\nignore')
-    train = [sys.executable, ROOT / 'tools/train.py']
-    command = [*train, ROOT / 'configs/demo/gmlp_upernet.py', '--data', tmp_path]
-    options = ['--cfg-options', 'train_cfg.max_epochs=1', 'train_cfg.val_interval=1']
-    run = subprocess.run(
-        [*command, '--work-dir', tmp_path / 'run', *options], capture_output=True, text=True
-    )
-    assert run.returncode == 0, run.stderr[-2000:]
-    assert '% of pixels    train      val' in run.stdout and 'mIoU' in run.stdout
-    again = subprocess.run(
-        [*train, tmp_path / 'run/gmlp_upernet.py', '--work-dir', tmp_path / 'again'],
-        capture_output=True,
-        text=True,
-    )
-    assert again.returncode == 0, again.stderr[-2000:]
-    meta = torch.load(tmp_path / 'again/epoch_1.pth', weights_only=False)['meta']
-    assert meta['dataset_meta']['classes'] == ('sky', 'road')
+    printed, classes = train_twice('demo/gmlp_upernet.py', tmp_path)
+    assert '% of pixels    train      val' in printed and 'mIoU' in printed
+    assert classes == ('sky', 'road')

@@ -1,29 +1,12 @@
 """Data that is there, and data that is not."""
 
-import copy
 import json
 
 import pytest
+from coco_like import coco_like
 from mmengine.config import Config
 
 from mlp_backbones.engine.data_check import check_categories, check_data
-
-
-def coco_like(root='data/coco/'):
-    dataloader = dict(
-        dataset=dict(data_root=root, ann_file='val.json', data_prefix=dict(img='val/'))
-    )
-    return Config(
-        dict(
-            data_root=root,
-            val_dataloader=dataloader,
-            val_evaluator=dict(type='CocoMetric', ann_file=root + 'val.json'),
-            val_cfg=dict(),
-            test_dataloader=copy.deepcopy(dataloader),
-            test_evaluator=[dict(type='CocoMetric', ann_file=root + 'val.json')],
-            test_cfg=dict(),
-        )
-    )
 
 
 def test_data_that_is_there_passes_and_each_missing_part_is_named(tmp_path):

@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+from coco_like import coco_like
 from hypothesis import given
 from hypothesis import strategies as st
 from mmengine.config import Config, ConfigDict
@@ -59,23 +60,6 @@ def test_slashes_at_the_end_of_a_data_root_do_not_matter(old, new):
     new = new.rstrip('/')
     assert moved.pop('data_root').rstrip('/') == new
     assert moved == dict(ann_file=f'{new}/a.json', other='data/coco2/a.json')
-
-
-def coco_like(root='data/coco/'):
-    dataloader = dict(
-        dataset=dict(data_root=root, ann_file='val.json', data_prefix=dict(img='val/'))
-    )
-    return Config(
-        dict(
-            data_root=root,
-            val_dataloader=dataloader,
-            val_evaluator=dict(type='CocoMetric', ann_file=root + 'val.json'),
-            val_cfg=dict(),
-            test_dataloader=copy.deepcopy(dataloader),
-            test_evaluator=[dict(type='CocoMetric', ann_file=root + 'val.json')],
-            test_cfg=dict(),
-        )
-    )
 
 
 def test_longer_options_win_over_data_root():
