@@ -7,6 +7,7 @@ this module when it meets the scope, and `locations` imports the classes.
 from collections.abc import Callable, Mapping
 from functools import wraps
 
+from mmengine.registry import HOOKS as ROOT_HOOKS
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as ROOT_OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.registry import TRANSFORMS as ROOT_TRANSFORMS
@@ -14,6 +15,9 @@ from mmengine.registry import Registry
 
 MODELS = Registry(
     'model', parent=ROOT_MODELS, scope='mlp_backbones', locations=['mlp_backbones.models']
+)
+HOOKS = Registry(
+    'hook', parent=ROOT_HOOKS, scope='mlp_backbones', locations=['mlp_backbones.engine.val_loss']
 )
 OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     'optimizer wrapper constructor',

@@ -11,7 +11,7 @@ import sys
 
 try:
     from mlp_backbones.data import use_data
-    from mlp_backbones.engine import launch
+    from mlp_backbones.engine import flags, launch
     from mlp_backbones.engine.checkpoint_fit import check_start
     from mlp_backbones.engine.config_check import check_config
     from mlp_backbones.engine.data_check import check_data
@@ -43,6 +43,26 @@ def parse_args() -> argparse.Namespace:
         help='scale the learning rate with the total batch size',
     )
     parser.add_argument(
+        '--ema',
+        action='store_true',
+        help='evaluate and save a moving average of the weights',
+    )
+    parser.add_argument(
+        '--early-stopping',
+        nargs='?',
+        type=int,
+        const=5,
+        metavar='N',
+        help='end when AP or mIoU has not risen for N evaluations (default: 5)',
+    )
+    parser.add_argument(
+        '--log',
+        type=lambda names: names.split(','),
+        default=[],
+        metavar='NAMES',
+        help=f'log to these, too: {",".join(flags.LOGGERS)}',
+    )
+    parser.add_argument(
         '--resume',
         nargs='?',
         const='auto',
@@ -62,10 +82,15 @@ def training_config(args: argparse.Namespace) -> Config:
         if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
             print(found.table(), flush=True)
     if args.amp:
-        launch.enable_amp(cfg)
-    launch.check_amp(cfg)
+        flags.enable_amp(cfg)
+    flags.check_amp(cfg)
     if args.auto_scale_lr:
-        launch.enable_auto_scale_lr(cfg)
+        flags.enable_auto_scale_lr(cfg)
+    if args.ema:
+        flags.enable_ema(cfg)
+    if args.early_stopping is not None:
+        flags.enable_early_stopping(cfg, args.early_stopping)
+    flags.log_to(cfg, args.log)
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume

@@ -81,7 +81,8 @@ def use_data(
             loader = cfg[f'{loop}_dataloader']
             loader.dataset = _with_settings(loader.dataset, settings)
             if loop == 'train' and part.count > 1 == part.count % (loader.get('batch_size') or 1):
-                loader.drop_last = True  # batch norm cannot train on one image
+                # Batch norm cannot train on one image; torch takes one of the two settings.
+                (loader.get('batch_sampler') or loader).drop_last = True
         if cfg.get(f'{loop}_evaluator'):
             given = cfg[f'{loop}_evaluator']
             given = given if isinstance(given, (list, tuple)) else [given]

@@ -31,6 +31,7 @@ def check_config(cfg: Config) -> None:
     check_types(cfg)
     check_model(cfg)
     check_classes(cfg)
+    check_save_best(cfg)
 
 
 def walk(node: Any, setting: str = '') -> Iterator[tuple[str, Mapping]]:
@@ -89,6 +90,30 @@ def check_classes(cfg: Config) -> None:
                     f'{setting}.num_classes={count}, but {where} has {len(classes)} classes: '
                     f'{", ".join(map(str, classes[:3]))}, ...'
                 )
+
+
+def check_save_best(cfg: Config) -> None:
+    """Whether the metric by which the best checkpoint is kept is one that is measured: else the
+    first evaluation ends the training.
+    """
+    best = (cfg.get('default_hooks') or {}).get('checkpoint', {}).get('save_best')
+    evaluator = cfg.get('val_evaluator')
+    if not isinstance(best, str) or not isinstance(evaluator, Mapping):
+        return
+    measured = {
+        'CocoMetric': ('bbox_', 'segm_', evaluator.get('metric', 'bbox')),
+        'IoUMetric': ('mIoU', 'mDice', evaluator.get('iou_metrics', ['mIoU'])),
+    }.get(str(evaluator.get('type')).rpartition('.')[2])
+    if measured is None:
+        return
+    *names, metrics = measured
+    metrics = [metrics] if isinstance(metrics, str) else list(metrics)
+    kind = best.rpartition('/')[2]
+    if any(kind.startswith(name) and name.rstrip('_') not in metrics for name in names):
+        raise ValueError(
+            f'default_hooks.checkpoint.save_best={best!r} is not measured: val_evaluator has '
+            f'{", ".join(metrics)}'
+        )
 
 
 def classes_of(dataset: Mapping, scope: str) -> list | tuple | None:

@@ -105,43 +105,6 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
     return cfg
 
 
-def enable_amp(cfg: Config) -> None:
-    """``--amp``: train in float16 with a dynamic loss scale."""
-    kind = cfg.get('optim_wrapper', {}).get('type', 'OptimWrapper')
-    if kind == 'AmpOptimWrapper':
-        return
-    if kind != 'OptimWrapper':
-        raise ValueError(
-            f'--amp changes an optim_wrapper of type OptimWrapper; the config has {kind}'
-        )
-    cfg.optim_wrapper.type = 'AmpOptimWrapper'
-    cfg.optim_wrapper.loss_scale = 'dynamic'
-
-
-def check_amp(cfg: Config) -> None:
-    """mmengine's AmpOptimWrapper needs a GPU, and mmcv's RoIAlign knows no
-    bfloat16 on the CPU, where it would not be faster either."""
-    kind = cfg.get('optim_wrapper', {}).get('type')
-    if kind == 'AmpOptimWrapper' and get_device() in ('cpu', 'mps'):
-        raise ValueError(
-            'mixed precision (--amp, or optim_wrapper.type=AmpOptimWrapper) '
-            f'needs a GPU, and torch {torch.__version__} finds none here; '
-            'leave it out to train in float32'
-        )
-
-
-def enable_auto_scale_lr(cfg: Config) -> None:
-    """``--auto-scale-lr``: scale the rate with the total batch size."""
-    scale = cfg.get('auto_scale_lr')
-    if not scale or 'base_batch_size' not in scale:
-        raise ValueError(
-            f'--auto-scale-lr: {cfg.filename} does not say for which batch '
-            'size its learning rate is; add '
-            'auto_scale_lr=dict(enable=False, base_batch_size=16) to it'
-        )
-    cfg.auto_scale_lr.enable = True
-
-
 @MODEL_WRAPPERS.register_module()
 class DistributedOnCPU(MMDistributedDataParallel):
     """mmengine's, without device ids, and with BN for SyncBN, which only GPUs have."""

@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.runner import Runner
 from one_command import train_twice
 
+from mlp_backbones import config_path
 from mlp_backbones.data import use_data
 from mlp_backbones.data.coco import find_coco
 from mlp_backbones.engine.config_check import check_config
@@ -245,6 +247,18 @@ def test_configs_take_the_folder(name, masks, tmp_path):
         assert name == 'yolox'
     assert ('segm' in cfg.val_evaluator.metric) <= masks
     assert DATASETS.build(cfg.val_dataloader.dataset).metainfo['classes'] == NAMES
+
+
+def test_no_batch_has_one_image(tmp_path):
+    put(tmp_path, 'train/a.json', 'train', content(5))
+    put(tmp_path, 'valid/a.json', 'valid', content(3))
+    for name in ('gmlp_maskrcnn_coco.py', 'demo/gmlp_maskrcnn.py'):
+        cfg = Config.fromfile(config_path(name))
+        use_data(cfg, tmp_path, tmp_path)
+        init_default_scope('mmdet')
+        loader = Runner.build_dataloader(cfg.train_dataloader)
+        count = cfg.train_dataloader.batch_size
+        assert [len(batch['inputs']) for batch in loader] == [count] * (5 // count)
 
 
 @pytest.mark.parametrize(

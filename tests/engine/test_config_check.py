@@ -3,7 +3,7 @@
 import pytest
 from mmengine.config import Config
 
-from mlp_backbones.engine.config_check import check_config
+from mlp_backbones.engine.config_check import check_config, check_save_best
 
 CLASSES = dict(metainfo=dict(classes=('cell', 'platelet')))
 
@@ -64,3 +64,25 @@ def test_the_first_of_several_necks_takes_the_maps():
         check_config(detector(dataset, backbone=backbone, neck=necks))
     necks[0]['in_channels'][-1] = 256
     check_config(detector(dataset, backbone=backbone, neck=necks))
+
+
+@pytest.mark.parametrize(
+    'evaluator, best, measured',
+    [
+        (dict(type='CocoMetric', metric=['bbox', 'segm']), 'coco/segm_mAP_50', None),
+        (dict(type='CocoMetric'), 'coco/segm_mAP', 'bbox'),
+        (dict(type='CocoMetric', metric='segm'), 'coco/bbox_mAP', 'segm'),
+        (dict(type='CocoMetric', metric='segm'), 'auto', None),
+        (dict(type='IoUMetric', iou_metrics=['mDice']), 'mIoU', 'mDice'),
+        (dict(type='mmseg.IoUMetric'), 'mIoU', None),
+        (dict(type='IoUMetric'), 'val_loss', None),
+    ],
+)
+def test_the_best_checkpoint_is_kept_by_something_that_is_measured(evaluator, best, measured):
+    hooks = dict(checkpoint=dict(save_best=best))
+    cfg = Config(dict(default_hooks=hooks, val_evaluator=evaluator))
+    if measured is None:
+        check_save_best(cfg)
+    else:
+        with pytest.raises(ValueError, match=f'{best}.* is not measured: .* has {measured}'):
+            check_save_best(cfg)

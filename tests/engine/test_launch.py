@@ -8,25 +8,6 @@ from mmengine.registry import MODEL_WRAPPERS
 from mlp_backbones.engine import launch
 
 
-def test_amp_needs_a_plain_optim_wrapper():
-    cfg = Config(dict(optim_wrapper=dict(type='OptimWrapper')))
-    launch.enable_amp(cfg)
-    assert cfg.optim_wrapper == dict(type='AmpOptimWrapper', loss_scale='dynamic')
-    launch.enable_amp(cfg)
-    cfg.optim_wrapper.type = 'ApexOptimWrapper'
-    with pytest.raises(ValueError, match='ApexOptimWrapper'):
-        launch.enable_amp(cfg)
-
-
-def test_auto_scale_lr_needs_the_batch_size_that_the_rate_is_for():
-    cfg = Config(dict(auto_scale_lr=dict(base_batch_size=16)))
-    launch.enable_auto_scale_lr(cfg)
-    assert cfg.auto_scale_lr.enable
-    for settings in (dict(), dict(auto_scale_lr=dict(enable=False))):
-        with pytest.raises(ValueError, match='base_batch_size'):
-            launch.enable_auto_scale_lr(Config(settings))
-
-
 @pytest.mark.parametrize('launcher', ['pytorch', 'slurm', 'mpi'])
 def test_a_launcher_that_started_nothing_is_named(launcher, monkeypatch):
     for name in ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_LOCAL_RANK'):

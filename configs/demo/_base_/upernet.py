@@ -1,7 +1,5 @@
-# UperNet for images of 128 x 128 on a CPU. A family adds its backbone, with maps of strides 4, 8,
-# 16, 32 and 32, 64, 128, 256 channels. Names in mmseg's own configs do not resolve with
-# onedl-mmsegmentation, so everything is stated here.
-_base_ = './demo_runtime.py'
+# UperNet for images of 128 x 128 on a CPU. A family adds its backbone.
+_base_ = ['../../_base_/models/light_upernet.py', './demo_runtime.py']
 
 default_scope = 'mmseg'
 visualizer = dict(
@@ -14,33 +12,13 @@ default_hooks = dict(visualization=dict(type='SegVisualizationHook'))
 classes = ('background', 'circle', 'square', 'triangle')
 palette = [[40, 40, 40], [230, 80, 70], [70, 150, 240], [110, 200, 80]]
 
-norm_cfg = dict(type='BN', requires_grad=True)
 model = dict(
-    type='EncoderDecoder',
-    data_preprocessor=dict(
-        type='mlp_backbones.SegDataPreProcessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        bgr_to_rgb=True,
-        pad_val=0,
-        seg_pad_val=255,
-        size_divisor=32,
-    ),
-    backbone=dict(arch='nano', pretrain_img_size=128, drop_path_rate=0.0),
+    backbone=dict(pretrain_img_size=128),
     decode_head=dict(
-        type='UPerHead',
-        in_channels=[32, 64, 128, 256],
-        in_index=[0, 1, 2, 3],
         pool_scales=(1, 2),  # the last map has 4 x 4 tokens
-        channels=64,
-        dropout_ratio=0.0,
         num_classes=len(classes),
-        norm_cfg=norm_cfg,
-        align_corners=False,
-        loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
+        norm_cfg=dict(_delete_=True, type='BN', requires_grad=True),
     ),
-    train_cfg=dict(),
-    test_cfg=dict(mode='whole'),
 )
 
 data_root = 'data/demo'

@@ -1,0 +1,134 @@
+"""What the flags of tools/train.py change in a config."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.device import get_device
+
+# What --log takes: mmengine's class, and the packages of which it needs one.
+LOGGERS = dict(
+    tensorboard=('TensorboardVisBackend', ('tensorboard', 'tensorboardX')),
+    wandb=('WandbVisBackend', ('wandb',)),
+    mlflow=('MLflowVisBackend', ('mlflow',)),
+)
+
+
+def enable_amp(cfg: Config) -> None:
+    """``--amp``: train in float16 with a dynamic loss scale."""
+    kind = cfg.get('optim_wrapper', {}).get('type', 'OptimWrapper')
+    if kind == 'AmpOptimWrapper':
+        return
+    if kind != 'OptimWrapper':
+        raise ValueError(
+            f'--amp changes an optim_wrapper of type OptimWrapper; the config has {kind}'
+        )
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    cfg.optim_wrapper.loss_scale = 'dynamic'
+
+
+def check_amp(cfg: Config) -> None:
+    """mmengine's AmpOptimWrapper needs a GPU, and mmcv's RoIAlign knows no
+    bfloat16 on the CPU, where it would not be faster either."""
+    kind = cfg.get('optim_wrapper', {}).get('type')
+    if kind == 'AmpOptimWrapper' and get_device() in ('cpu', 'mps'):
+        raise ValueError(
+            'mixed precision (--amp, or optim_wrapper.type=AmpOptimWrapper) '
+            f'needs a GPU, and torch {torch.__version__} finds none here; '
+            'leave it out to train in float32'
+        )
+
+
+def enable_auto_scale_lr(cfg: Config) -> None:
+    """``--auto-scale-lr``: scale the rate with the total batch size."""
+    scale = cfg.get('auto_scale_lr')
+    if not scale or 'base_batch_size' not in scale:
+        raise ValueError(
+            f'--auto-scale-lr: {cfg.filename} does not say for which batch '
+            'size its learning rate is; add '
+            'auto_scale_lr=dict(enable=False, base_batch_size=16) to it'
+        )
+    cfg.auto_scale_lr.enable = True
+
+
+def enable_ema(cfg: Config) -> None:
+    """``--ema``: evaluate and save a moving average of the weights, as mmdet's RTMDet does."""
+    hooks = list(cfg.get('custom_hooks') or [])
+    if any(str(hook.get('type')).endswith('EMAHook') for hook in hooks):
+        return
+    hooks.append(
+        ConfigDict(
+            type='EMAHook',
+            ema_type='ExpMomentumEMA',
+            momentum=0.0002,
+            update_buffers=True,
+            priority=49,
+        )
+    )
+    cfg.custom_hooks = hooks
+
+
+def enable_early_stopping(cfg: Config, patience: int) -> None:
+    """``--early-stopping``: end a training whose metric has not risen for so many evaluations.
+
+    The metric is that by which the best checkpoint is kept. A thousandth of the best possible
+    value (1 for AP, 100 for mIoU) counts as a rise.
+    """
+    if patience < 1:
+        raise ValueError(f'--early-stopping {patience}: the evaluations to wait for, 1 or more')
+    metric = best_metric(cfg)
+    hooks = [x for x in cfg.get('custom_hooks') or [] if x.get('type') != 'EarlyStoppingHook']
+    hooks.append(
+        ConfigDict(
+            type='EarlyStoppingHook',
+            monitor=metric,
+            rule='less' if 'loss' in metric else 'greater',
+            patience=patience,
+            min_delta=0.001 if '/' in metric or 'loss' in metric else 0.1,
+        )
+    )
+    cfg.custom_hooks = hooks
+
+
+def best_metric(cfg: Config) -> str:
+    """By which the best checkpoint is kept, if the config says, else the evaluator's first AP or
+    IoU.
+    """
+    given = cfg.get('default_hooks', {}).get('checkpoint', {}).get('save_best')
+    given = given[0] if isinstance(given, (list, tuple)) else given
+    if given and given != 'auto':
+        return given
+    evaluators = cfg.get('val_evaluator') or {}
+    for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
+        kind = str(evaluator.get('type')).rpartition('.')[2]
+        if kind == 'CocoMetric':
+            metrics = evaluator.get('metric', 'bbox')
+            metric = metrics if isinstance(metrics, str) else metrics[0]
+            return f'{evaluator.get("prefix", "coco")}/{metric}_mAP'
+        if kind == 'IoUMetric':
+            return evaluator.get('iou_metrics', ['mIoU'])[0]
+    raise ValueError(
+        f'--early-stopping: {cfg.filename} does not say by which metric; set '
+        'default_hooks.checkpoint.save_best to its name'
+    )
+
+
+def log_to(cfg: Config, names: Sequence[str]) -> None:
+    """``--log``: send losses, metrics and pictures to other programs, too."""
+    unknown = [name for name in names if name not in LOGGERS]
+    if unknown:
+        raise ValueError(f'--log {",".join(unknown)}: there are {", ".join(LOGGERS)}')
+    visualizer = cfg.get('visualizer')
+    if not visualizer:
+        raise ValueError(f'--log needs a visualizer, which {cfg.filename} does not have')
+    backends = list(visualizer.get('vis_backends') or [dict(type='LocalVisBackend')])
+    for name in names:
+        kind, packages = LOGGERS[name]
+        if not any(map(find_spec, packages)):
+            raise ImportError(f'--log {name} needs the package {packages[0]}: pip install it')
+        if not any(backend['type'] == kind for backend in backends):
+            backends.append(ConfigDict(type=kind))
+    cfg.visualizer.vis_backends = backends

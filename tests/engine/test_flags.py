@@ -1,0 +1,84 @@
+"""What the flags of tools/train.py change in a config."""
+
+import pytest
+from mmengine.config import Config
+
+from mlp_backbones.engine import flags
+
+
+def test_amp_needs_a_plain_optim_wrapper():
+    cfg = Config(dict(optim_wrapper=dict(type='OptimWrapper')))
+    flags.enable_amp(cfg)
+    assert cfg.optim_wrapper == dict(type='AmpOptimWrapper', loss_scale='dynamic')
+    flags.enable_amp(cfg)
+    cfg.optim_wrapper.type = 'ApexOptimWrapper'
+    with pytest.raises(ValueError, match='ApexOptimWrapper'):
+        flags.enable_amp(cfg)
+
+
+def test_auto_scale_lr_needs_the_batch_size_that_the_rate_is_for():
+    cfg = Config(dict(auto_scale_lr=dict(base_batch_size=16)))
+    flags.enable_auto_scale_lr(cfg)
+    assert cfg.auto_scale_lr.enable
+    for settings in (dict(), dict(auto_scale_lr=dict(enable=False))):
+        with pytest.raises(ValueError, match='base_batch_size'):
+            flags.enable_auto_scale_lr(Config(settings))
+
+
+def test_ema_is_added_once():
+    cfg = Config(dict(custom_hooks=[dict(type='mlp_backbones.ValLossHook')]))
+    for _ in range(2):
+        flags.enable_ema(cfg)
+        assert [hook.type for hook in cfg.custom_hooks] == ['mlp_backbones.ValLossHook', 'EMAHook']
+    flags.enable_ema(cfg := Config())
+    assert len(cfg.custom_hooks) == 1
+
+
+COCO = dict(type='CocoMetric', metric=['segm', 'bbox'])
+IOU = dict(type='IoUMetric', iou_metrics=['mDice'])
+
+
+@pytest.mark.parametrize(
+    'evaluator, save_best, metric, min_delta',
+    [
+        (COCO, 'auto', 'coco/segm_mAP', 0.001),
+        (dict(type='CocoMetric', metric='bbox'), None, 'coco/bbox_mAP', 0.001),
+        ([dict(type='DumpDetResults'), COCO], None, 'coco/segm_mAP', 0.001),
+        (COCO, ['coco/bbox_mAP_50'], 'coco/bbox_mAP_50', 0.001),
+        (COCO, 'val_loss', 'val_loss', 0.001),
+        (dict(type='IoUMetric'), 'auto', 'mIoU', 0.1),
+        (IOU, None, 'mDice', 0.1),
+    ],
+)
+def test_early_stopping_waits_for_the_metric_of_the_best_checkpoint(
+    evaluator, save_best, metric, min_delta
+):
+    hooks = dict(checkpoint=dict(save_best=save_best))
+    cfg = Config(dict(default_hooks=hooks, val_evaluator=evaluator))
+    flags.enable_early_stopping(cfg, 5)
+    flags.enable_early_stopping(cfg, 3)
+    (hook,) = cfg.custom_hooks
+    assert (hook.monitor, hook.min_delta, hook.patience) == (metric, min_delta, 3)
+    assert hook.rule == ('less' if 'loss' in metric else 'greater')
+
+
+def test_early_stopping_needs_a_metric_and_patience():
+    with pytest.raises(ValueError, match='does not say by which metric'):
+        flags.enable_early_stopping(Config(), 5)
+    with pytest.raises(ValueError, match='--early-stopping 0: the evaluations to wait for'):
+        flags.enable_early_stopping(Config(), 0)
+
+
+def test_other_loggers_are_added(monkeypatch):
+    cfg = Config(dict(visualizer=dict(type='Visualizer')))
+    monkeypatch.setattr(flags, 'find_spec', lambda name: name == 'tensorboardX')
+    flags.log_to(cfg, ['tensorboard'])
+    flags.log_to(cfg, ['tensorboard'])
+    kinds = [backend['type'] for backend in cfg.visualizer.vis_backends]
+    assert kinds == ['LocalVisBackend', 'TensorboardVisBackend']
+    with pytest.raises(ImportError, match='--log wandb needs the package wandb'):
+        flags.log_to(cfg, ['wandb'])
+    with pytest.raises(ValueError, match='--log tensorbord: there are tensorboard, wandb, mlflow'):
+        flags.log_to(cfg, ['tensorbord'])
+    with pytest.raises(ValueError, match='--log needs a visualizer'):
+        flags.log_to(Config(), ['tensorboard'])
