@@ -11,6 +11,7 @@ import sys
 
 try:
     from mlp_backbones.data import use_data
+    from mlp_backbones.data.problems import listing
     from mlp_backbones.engine import flags, launch
     from mlp_backbones.engine.checkpoint_fit import check_start
     from mlp_backbones.engine.config_check import check_config
@@ -80,7 +81,7 @@ def training_config(args: argparse.Namespace) -> Config:
             raise ValueError('--data and --cfg-options data_root both say where the data is')
         found = use_data(cfg, args.data, cfg.work_dir, args.val_fraction)
         if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
-            print(found.table(), flush=True)
+            print(found.table(), listing(found.warnings), sep='\n', flush=True)
     if args.amp:
         flags.enable_amp(cfg)
     flags.check_amp(cfg)

@@ -5,14 +5,20 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
+from typing import Any
 
 from mlp_backbones.engine.data_check import category_names
 
+from .problems import ImageFile, Problem, look_at, raise_errors, wrong_size
 from .splits import SPLITS, check_folder, draw, split_of, table, write
 
 # Files of COCO and others that hold something else than objects.
+LISTS = ('images', 'annotations', 'categories')
+LOOKED_AT = 200  # images of each part, by their headers
 OTHERS = {'captions', 'keypoints', 'panoptic', 'stuff', 'info', 'densepose', 'deblurred'}
 
 
@@ -42,6 +48,7 @@ class CocoFolder:
     classes: tuple[str, ...]
     cat_ids: tuple[int, ...]
     has_masks: bool
+    warnings: list[Problem] = field(default_factory=list)  # what will be left out, for example
 
     def table(self) -> str:
         """The classes, in the order of the labels, with how many objects each part has."""
@@ -75,14 +82,16 @@ def find_coco(folder: str | Path, out: str | Path, val_fraction: float, seed: in
     """
     folder, out = check_folder(folder), Path(out).resolve()
     files = annotation_files(folder, out)
-    parts = {}
+    parts, warnings = {}, []
     for split, path in files.items():
-        content = read_coco(path)
+        content, found = read_coco(path)
         if split == 'test' and not content['annotations']:
             continue  # COCO's test images have none
         part_of = 'train' if split == 'all' else split
         images = image_folder(folder, path, content, part_of)
+        found += raise_errors(look_at_some(path, images, content))
         parts[part_of] = Part(complete(path, content, out), images, content)
+        warnings += found
     if 'val' not in parts:
         parts.update(divide(parts['train'], out, val_fraction, seed))
     parts = {split: parts[split] for split in SPLITS if split in parts}
@@ -90,10 +99,10 @@ def find_coco(folder: str | Path, out: str | Path, val_fraction: float, seed: in
         if not parts[split].content['annotations']:
             raise ValueError(f'{parts[split].ann_file} has no objects')
     cat_ids, classes = categories(parts)
-    return CocoFolder(parts, classes, cat_ids, check_masks(parts))
+    return CocoFolder(parts, classes, cat_ids, check_masks(parts), warnings)
 
 
-def annotation_files(folder: Path, out: Path) -> dict[str, Path]:
+def annotation_files(folder: Path, out: Path | None = None) -> dict[str, Path]:
     """One file for each part, but none of ``out``; for 'all' if there is only one, of no part."""
     found: dict[str | None, list[Path]] = {}
     for pattern in ('annotations/*.json', '*.json', '*/*.json'):
@@ -135,52 +144,129 @@ def has_categories(path: Path) -> bool:
         return False
 
 
-def read_coco(path: Path) -> dict:
-    """The content of a COCO file, with a check of what it refers to.
+def read_coco(path: Path) -> tuple[dict, list[Problem]]:
+    """The content of a COCO file, and what mmdet will leave out of it.
 
     Raises:
-        ValueError: with the file, and the entry that is wrong.
+        ValueError: with the file and the entry, if what it says cannot be used.
+    """
+    content = load(path)
+    return content, raise_errors(check_coco(path, content))
+
+
+def load(path: Path) -> dict:
+    """Read a file of lists of entries, with an empty list for what it has not.
+
+    Raises:
+        ValueError: it is no such file.
     """
     try:
         with path.open(encoding='utf-8') as file:
             content = json.load(file)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f'{path} is no JSON: {error}') from error
-    lists = ('images', 'annotations', 'categories')
     if not isinstance(content, dict) or not isinstance(content.get('images'), list):
         raise ValueError(f'{path} is no COCO file: it has no list "images"')
-    for key in lists:
+    for key in LISTS:
         entries = content.setdefault(key, [])
         if not isinstance(entries, list) or not all(isinstance(x, dict) for x in entries):
             raise ValueError(f'{path}: "{key}" is no list of entries')
-        ids = Counter(x.get('id') for x in entries)
-        twice = [i for i, count in ids.items() if count > 1 or i is None]
-        if twice:
-            raise ValueError(f'{path}: {len(twice)} of the ids of {key} stand twice: {twice[:3]}')
-    names = Counter(x.get('name') for x in content['categories'])
-    if not all(isinstance(name, str) and count == 1 for name, count in names.items()):
-        raise ValueError(f'{path}: the names of its categories are not different: {list(names)}')
-    known = {key: {x['id'] for x in content[key]} for key in lists}
-    for image in content['images']:
-        if not isinstance(image.get('file_name'), str):
-            raise ValueError(f'{path}: the image of id {image["id"]} has no file_name')
-        if not (image.get('width', 0) > 0 and image.get('height', 0) > 0):
-            raise ValueError(f'{path}: the image of id {image["id"]} has no width and height')
-    files = Counter(image['file_name'] for image in content['images'])
-    twice = [name for name, count in files.items() if count > 1]
-    if twice:
-        raise ValueError(f'{path}: {len(twice)} images stand twice, as {twice[0]}')
-    for x in content['annotations']:
-        for key, to in (('image_id', 'images'), ('category_id', 'categories')):
-            if x.get(key) not in known[to]:
-                raise ValueError(
-                    f'{path}: the annotation of id {x["id"]} has {key} {x.get(key)}, which is '
-                    f'none of its {to}'
-                )
-        box = x.get('bbox')
-        if not isinstance(box, list) or len(box) != 4:
-            raise ValueError(f'{path}: the annotation of id {x["id"]} has no bbox [x, y, w, h]')
     return content
+
+
+def check_coco(path: Path, content: dict) -> Iterator[Problem]:
+    """What is wrong with the entries of a COCO file."""
+
+    def problem(kind: str, text: str, is_error: bool = True) -> Problem:
+        return Problem(kind, str(path), f'{path}: {text}', is_error)
+
+    for key in LISTS:
+        for i, count in Counter(as_id(x.get('id')) for x in content[key]).items():
+            if i is None:
+                yield problem('entry without id', f'{count} of the {key} have no id')
+            elif count > 1:
+                yield problem('id twice', f'{count} of the {key} have the id {i}')
+    for name, count in Counter(str(x.get('name')) for x in content['categories']).items():
+        if count > 1 or name == 'None':
+            yield problem('category name', f'{count} categories have the name {name}')
+    for name, count in Counter(str(x.get('file_name')) for x in content['images']).items():
+        if name != 'None' and count > 1:
+            yield problem('image listed twice', f'{count} images have the file_name {name}')
+    for x in content['images']:
+        which = f'the image of id {x.get("id")}'
+        if not isinstance(x.get('file_name'), str):
+            yield problem('image without file_name', f'{which} has no file_name')
+        if not (numbers([x.get('width'), x.get('height')]) and x['width'] > 0 < x['height']):
+            yield problem('image without size', f'{which} has no width and height')
+    images = {as_id(x.get('id')): x for x in content['images']}
+    known = dict(image_id=images, category_id={as_id(x.get('id')) for x in content['categories']})
+    for x in content['annotations']:
+        which = f'the annotation of id {x.get("id")}'
+        for key, ids in known.items():
+            if as_id(x.get(key)) not in ids:
+                to = 'images' if key == 'image_id' else 'categories'
+                text = f'{which} has {key} {x.get(key)}, which is none of its {to}'
+                yield problem(f'unknown {key}', text)
+        box = x.get('bbox')
+        if not (isinstance(box, list) and len(box) == 4 and numbers(box)):
+            yield problem('no box', f'{which} has no bbox [x, y, w, h], but {box}')
+            continue
+        image = images.get(as_id(x.get('image_id')), {})
+        size = [image.get('width'), image.get('height')]
+        if not numbers(size):
+            continue
+        for kind, text in (*check_box(box, size), *check_mask(x.get('segmentation'), size)):
+            yield problem(kind, f'{which} {text}', kind == 'mask of another size')
+
+
+def as_id(value: Any) -> int | str | None:
+    """None for what can be no id."""
+    return value if isinstance(value, (int, str)) else None
+
+
+def numbers(values: Sequence) -> bool:
+    return all(isinstance(x, (int, float)) and isfinite(x) for x in values)
+
+
+def check_box(box: Sequence[float], size: Sequence[int]) -> Iterator[tuple[str, str]]:
+    """What mmdet leaves out, or what is beyond an image of this width and height."""
+    x, y, w, h = box
+    if w < 1 or h < 1:
+        yield 'empty box', f'has a bbox of {w:g} x {h:g} pixels: mmdet leaves it out'
+    elif min(x + w, size[0]) <= max(x, 0) or min(y + h, size[1]) <= max(y, 0):
+        yield 'box outside its image', f'has the bbox {box} in {_by(size)}: mmdet leaves it out'
+    elif x < -1 or y < -1 or x + w > size[0] + 1 or y + h > size[1] + 1:
+        yield 'box partly outside its image', f'has the bbox {box} in {_by(size)}'
+
+
+def check_mask(mask: Any, size: Sequence[int]) -> Iterator[tuple[str, str]]:
+    """What mmdet ignores, or what does not fit an image of this width and height."""
+    if isinstance(mask, dict):
+        given = mask.get('size')
+        if given != [size[1], size[0]]:
+            text = f'has a mask of (height, width) {given}, its image {[size[1], size[0]]}'
+            yield 'mask of another size', text
+        return
+    flat = len(mask or []) - len(polygons(mask))
+    if flat:
+        yield 'degenerate mask', f'has {flat} of {len(mask)} polygons without 3 points or an area'
+
+
+def polygons(mask: Any) -> list[list[float]]:
+    """Those that have an area."""
+    lists = [x for x in mask or [] if isinstance(x, list) and len(x) >= 6 and len(x) % 2 == 0]
+    return [x for x in lists if numbers(x) and _area(x) > 0]
+
+
+def _area(polygon: Sequence[float]) -> float:
+    """By the shoelace formula."""
+    xs, ys = polygon[::2], polygon[1::2]
+    turned = zip(xs, ys, [*xs[1:], xs[0]], [*ys[1:], ys[0]], strict=True)
+    return abs(sum(x * v - u * y for x, y, u, v in turned)) / 2
+
+
+def _by(size: Sequence[int]) -> str:
+    return f'{size[0]} x {size[1]} pixels'
 
 
 def complete(path: Path, content: dict, out: Path) -> Path:
@@ -205,15 +291,27 @@ def image_folder(folder: Path, ann_file: Path, content: dict, split: str) -> Pat
     ]
     tops = [folder / name for name in ('images', 'JPEGImages', 'data')]
     candidates = [ann_file.parent, *named, *tops, folder, ann_file.parent / 'images']
-    names = [image['file_name'] for image in content['images']]
+    names = [str(image.get('file_name')) for image in content['images']]
     sample = names[:: max(1, len(names) // 20)]
-    best = max(candidates, key=lambda path: sum((path / name).is_file() for name in sample))
-    missing = [name for name in names if not (best / name).is_file()]
+    return max(candidates, key=lambda path: sum((path / name).is_file() for name in sample))
+
+
+def look_at_some(path: Path, img_dir: Path, content: dict) -> Iterator[Problem]:
+    """Whether the images are there, and whether some of them can be read and have their size."""
+    images = content['images']
+    missing = [x['file_name'] for x in images if not (img_dir / x['file_name']).is_file()]
     if missing:
-        raise FileNotFoundError(
-            f'{ann_file}: {len(missing)} of {len(names)} images are not in {best}, as {missing[0]}'
-        )
-    return best
+        text = f'{len(missing)} of {len(images)} images are not in {img_dir}, as {missing[0]}'
+        yield Problem('missing image', str(path), f'{path}: {text}')
+    for image in images[:: max(1, len(images) // LOOKED_AT)]:
+        yield from check_image(path, img_dir, image, look_at(img_dir / image['file_name']))
+
+
+def check_image(path: Path, img_dir: Path, image: dict, seen: ImageFile) -> Iterator[Problem]:
+    """What is wrong with an image, or with its size in a COCO file."""
+    yield from seen.problems
+    size = (image['width'], image['height'])
+    yield from wrong_size(img_dir / image['file_name'], seen.size, size, f'{path} says')
 
 
 def divide(train: Part, out: Path, val_fraction: float, seed: int) -> dict[str, Part]:

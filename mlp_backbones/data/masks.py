@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from .problems import BROKEN, Problem, look_at, raise_errors, wrong_size
 from .splits import SPLITS, check_folder, draw, split_of, table, write
 
 IMAGES = ('images', 'img_dir', 'image', 'imgs', 'JPEGImages')
@@ -47,6 +49,7 @@ class MaskFolder:
     img_suffix: str
     seg_map_suffix: str
     pixels: dict[str, np.ndarray]  # of each class and part, in the label maps looked at
+    warnings: list[Problem] = field(default_factory=list)
 
     def table(self) -> str:
         """The classes, in the order of the labels, with their share of each part's pixels."""
@@ -98,7 +101,9 @@ def find_masks(folder: str | Path, out: str | Path, val_fraction: float, seed: i
         )
         for split, paths in images.items()
     }
-    seg_map_suffix = find_suffix(parts)
+    seg_map_suffix, missing = find_suffix(parts)
+    if missing:
+        raise FileNotFoundError(f'{len(missing)} images have no label map, as {missing[0]}')
     if 'val' not in parts:
         train = parts.pop('all', None) or parts.pop('train')
         for split, names in draw(train.names, val_fraction, seed).items():
@@ -109,13 +114,17 @@ def find_masks(folder: str | Path, out: str | Path, val_fraction: float, seed: i
     counted = {
         split: count_labels(part, img_suffix, seg_map_suffix) for split, part in parts.items()
     }
-    classes, labels, palette = find_classes(folder, parts, counted, seg_map_suffix)
+    where = {label: path for _, files, _ in counted.values() for label, path in files.items()}
+    classes, labels, palette = find_classes(folder, parts['train'], seg_map_suffix, where)
     pixels = {split: np.zeros(len(classes), int) for split in parts}
-    for split, (counts, _) in counted.items():
+    for split, (counts, *_) in counted.items():
         for label, count in counts.items():
             if label < len(labels) and labels[label] != IGNORE:
                 pixels[split][labels[label]] += count
-    return MaskFolder(parts, classes, labels, palette, img_suffix, seg_map_suffix, pixels)
+    warnings = [problem for *_, found in counted.values() for problem in found]
+    return MaskFolder(
+        parts, classes, labels, palette, img_suffix, seg_map_suffix, pixels, warnings
+    )
 
 
 def find_dirs(folder: Path) -> dict[str, tuple[Path, Path]]:
@@ -168,75 +177,124 @@ def list_images(folder: Path) -> list[Path]:
     return paths
 
 
-def find_suffix(parts: dict[str, MaskPart]) -> str:
-    """What follows the name of an image in that of its label map, the same for all."""
+def find_suffix(parts: dict[str, MaskPart]) -> tuple[str, list[str]]:
+    """What follows the name of an image in that of its label map, and the label maps that are
+    not there.
+    """
     first = next(iter(parts.values()))
-    start = str(first.ann_dir / first.names[0])
-    endings = {
-        str(path)[len(start) :]
-        for path in first.ann_dir.rglob('*')
-        if str(path).startswith(start) and path.suffix.lower() in SUFFIXES
-    }
-    if not endings:
+    files = [str(x) for x in first.ann_dir.rglob('*') if x.suffix.lower() in SUFFIXES]
+    for name in first.names:
+        start = str(first.ann_dir / name)
+        endings = {file[len(start) :] for file in files if file.startswith(start)}
+        if endings:
+            break
+    else:
+        start = first.ann_dir / first.names[0]
         raise FileNotFoundError(
             f'{first.img_dir / first.names[0]}.*: there is no label map {start}*'
         )
-    missing = {}
-    for ending in sorted(endings, key=len):
-        missing = {
-            ending: [
-                f'{part.ann_dir / name}{ending}'
-                for part in parts.values()
-                for name in part.names
-                if not os.path.isfile(f'{part.ann_dir / name}{ending}')
-            ]
-        }
-        if not missing[ending]:
-            return ending
-    (paths,) = missing.values()
-    raise FileNotFoundError(f'{len(paths)} images have no label map, as {paths[0]}')
+    missing = {
+        ending: [
+            f'{part.ann_dir / name}{ending}'
+            for part in parts.values()
+            for name in part.names
+            if not os.path.isfile(f'{part.ann_dir / name}{ending}')
+        ]
+        for ending in sorted(endings, key=len)
+    }
+    best = min(missing, key=lambda ending: len(missing[ending]))
+    return best, missing[best]
 
 
 def count_labels(
     part: MaskPart, img_suffix: str, seg_map_suffix: str
-) -> tuple[dict[int, int], dict[int, Path]]:
-    """How many pixels have each label, and a file that has it, in some of the label maps."""
+) -> tuple[dict[int, int], dict[int, Path], list[Problem]]:
+    """How many pixels have each label, a file that has it, and warnings, of some label maps.
+
+    Raises:
+        ValueError, FileNotFoundError: one cannot be used.
+    """
     counts: Counter = Counter()
     where: dict[int, Path] = {}
+    warnings = []
     step = -(-len(part.names) // LOOKED_AT)
     for name in part.names[::step]:
         path = part.ann_dir / f'{name}{seg_map_suffix}'
-        try:
-            with Image.open(path) as file:
-                labels = np.asarray(file)
-            with Image.open(part.img_dir / f'{name}{img_suffix}') as file:
-                size = file.size
-        except (UnidentifiedImageError, OSError) as error:
-            raise ValueError(f'{path} or its image cannot be read: {error}') from error
-        if labels.ndim != 2:
-            raise ValueError(
-                f'{path} is a picture of {labels.shape[2]} channels; a label map has one, with '
-                'the number of a class in each pixel'
-            )
-        if labels.shape != size[::-1]:
-            raise ValueError(
-                f'{path} has {labels.shape[1]} x {labels.shape[0]} pixels, its image '
-                f'{size[0]} x {size[1]}'
-            )
-        for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
-            counts[int(label)] += int(count)
-            where.setdefault(int(label), path)
-    return dict(counts), where
+        image = look_at(part.img_dir / f'{name}{img_suffix}')
+        labels, problems = look_at_map(path, image.size)
+        warnings += raise_errors([*image.problems, *problems])
+        counts.update(labels)
+        where.update((label, path) for label in labels.keys() - where.keys())
+    return dict(counts), where, warnings
 
 
-def find_classes(folder, parts, counted, seg_map_suffix):
-    """Names, the class of each label, and colours if the label maps have them."""
-    where = {label: path for _, files in counted.values() for label, path in files.items()}
-    seen = sorted(label for label in where if label != IGNORE)
-    train = parts['train']
+def look_at_map(path: Path, size: tuple[int, int] | None) -> tuple[dict[int, int], list[Problem]]:
+    """How many pixels of a label map have each label, and what is wrong with it.
+
+    Args:
+        path: The label map.
+        size: The width and height of its image, if they are known.
+    """
+    file = str(path)
+    if not path.is_file():
+        return {}, [Problem('missing label map', file, f'{file} does not exist')]
+    try:
+        with Image.open(path) as label_map:
+            labels = np.asarray(label_map)
+    except BROKEN as error:
+        return {}, [Problem('unreadable label map', file, f'{file} cannot be read: {error}')]
+    if labels.ndim != 2:
+        text = (
+            f'{file} is a picture of {labels.shape[2]} channels; a label map has one, with the '
+            'number of a class in each pixel'
+        )
+        return {}, [Problem('label map of several channels', file, text)]
+    found = labels.shape[::-1]
+    problems = list(wrong_size(path, found, size, 'its image'))
+    values, counts = np.unique(labels, return_counts=True)
+    if {*values.tolist()} == {IGNORE}:
+        problems.append(Problem('nothing to learn', file, f'{file} has 255 everywhere', False))
+    return dict(zip(values.tolist(), counts.tolist(), strict=True)), problems
+
+
+def find_classes(
+    folder: Path, train: MaskPart, seg_map_suffix: str, where: Mapping[int, Path]
+) -> tuple[tuple[str, ...], list[int], list[list[int]] | None]:
+    """Names, the class of each label, and colours if the label maps have them.
+
+    Args:
+        folder: The data set.
+        train: Its training part.
+        seg_map_suffix: What follows the name of an image in that of its label map.
+        where: The labels that were seen, with a file of each.
+    """
+    names, source, colours = read_names(folder, train, seg_map_suffix, [*where])
+    beyond = sorted(label for label in where if label >= len(names) and label != IGNORE)
+    if beyond:
+        raise ValueError(
+            f'{where[beyond[0]]} has label {beyond[0]}, which {source} does not name: it has '
+            f'{len(names)} lines, for labels 0 to {len(names) - 1}. A line "{NOT_LEARNED}" stands '
+            'for a label that is not to be learned.'
+        )
+    learned = [i for i, name in enumerate(names) if name != NOT_LEARNED]
+    if len(learned) < 2:
+        raise ValueError(f'{len(learned)} class is named in {source}; two or more are needed')
+    labels = [learned.index(i) if i in learned else IGNORE for i in range(len(names))]
+    palette = None
+    if colours:
+        colours = np.resize(np.array(colours, int), (256, 3))
+        palette = colours[learned].tolist()
+    return tuple(names[i] for i in learned), labels, palette
+
+
+def read_names(
+    folder: Path, train: MaskPart, seg_map_suffix: str, seen: Sequence[int]
+) -> tuple[list[str], Path, list[int] | None]:
+    """The name of each label, the file that says so, and the colours of the label maps."""
     first = train.ann_dir / f'{train.names[0]}{seg_map_suffix}'
     with Image.open(first) as file:
         colours = file.getpalette() if file.mode == 'P' else None
+    seen = sorted(label for label in seen if label != IGNORE)
     tops = (folder, train.ann_dir, train.ann_dir.parent)
     files = [top / name for top in tops for name in NAMES if (top / name).is_file()]
     if files:
@@ -246,30 +304,14 @@ def find_classes(folder, parts, counted, seg_map_suffix):
         twice = [name for name, n in Counter(names).items() if n > 1 and name != NOT_LEARNED]
         if twice or '' in names:
             raise ValueError(f'{files[0]}: a line is empty, or names stand twice: {twice}')
-    elif colours:
-        names = [f'class {i}' for i in range(seen[-1] + 1)]
-    else:
-        raise FileNotFoundError(
-            f'{folder} has no {NAMES[0]}: write the names of the labels into it, a line each from '
-            f'label 0; the label maps have {_short(seen)}. A line "{NOT_LEARNED}" stands for a '
-            'label that is not to be learned.'
-        )
-    beyond = [label for label in seen if label >= len(names)]
-    if beyond:
-        raise ValueError(
-            f'{where[beyond[0]]} has label {beyond[0]}, which {files[0]} does not name: it has '
-            f'{len(names)} lines, for labels 0 to {len(names) - 1}. A line "{NOT_LEARNED}" stands '
-            'for a label that is not to be learned.'
-        )
-    learned = [i for i, name in enumerate(names) if name != NOT_LEARNED]
-    if len(learned) < 2:
-        raise ValueError(f'{len(learned)} class is named in {files[0]}; two or more are needed')
-    labels = [learned.index(i) if i in learned else IGNORE for i in range(len(names))]
-    palette = None
+        return names, files[0], colours
     if colours:
-        colours = np.resize(np.array(colours, int), (256, 3))
-        palette = colours[learned].tolist()
-    return tuple(names[i] for i in learned), labels, palette
+        return [f'class {i}' for i in range(seen[-1] + 1)], first, colours
+    raise FileNotFoundError(
+        f'{folder} has no {NAMES[0]}: write the names of the labels into it, a line each from '
+        f'label 0; the label maps have {_short(seen)}. A line "{NOT_LEARNED}" stands for a '
+        'label that is not to be learned.'
+    )
 
 
 def _short(labels: list[int]) -> str:

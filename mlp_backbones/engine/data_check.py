@@ -20,6 +20,12 @@ def check_data(cfg: Config, loops: Sequence[str]) -> None:
         FileNotFoundError: some is not there, with each path and the setting that names it.
         ValueError: it has other classes than the config says, see :func:`check_categories`.
     """
+    check_paths(cfg, loops)
+    check_categories(cfg, loops)
+
+
+def check_paths(cfg: Config, loops: Sequence[str]) -> None:
+    """Raise FileNotFoundError if data of the loops is not there."""
     problems = [problem for loop in loops for problem in _missing_data(cfg, loop)]
     if problems:
         lines = ['the data set is not there:', *(f'  {line}' for line in problems)]
@@ -32,7 +38,6 @@ def check_data(cfg: Config, loops: Sequence[str]) -> None:
             'How to get it and what its folder holds: see README.md and docs/training.md#data.'
         )
         raise FileNotFoundError('\n'.join(lines))
-    check_categories(cfg, loops)
 
 
 def _missing_data(cfg: Config, loop: str) -> Iterator[str]:

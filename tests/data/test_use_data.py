@@ -4,10 +4,9 @@ import json
 import shutil
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 import torch
+from folders import NAMES, content, put
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmengine.config import Config
@@ -20,40 +19,6 @@ from mlp_backbones.data import use_data
 from mlp_backbones.data.coco import find_coco
 from mlp_backbones.engine.config_check import check_config
 from mlp_backbones.engine.data_check import check_data
-
-NAMES = ('cell', 'platelet')
-
-
-def content(count=4, masks=True, names=NAMES, first_id=1):
-    """As many images, with one object of each class."""
-    images = [dict(id=i, file_name=f'{i}.png', width=64, height=48) for i in range(count)]
-    annotations = []
-    for image in images:
-        for label in range(len(names)):
-            x = 4 + 20 * label
-            entry = dict(
-                id=len(annotations) + 1,
-                image_id=image['id'],
-                category_id=first_id + label,
-                bbox=[x, 4, 16, 32],
-                area=512,
-                iscrowd=0,
-            )
-            if masks:
-                entry['segmentation'] = [[x, 4, x + 16, 4, x + 16, 36, x, 36]]
-            annotations.append(entry)
-    categories = [dict(id=first_id + i, name=name) for i, name in enumerate(names)]
-    return dict(images=images, annotations=annotations, categories=categories)
-
-
-def put(folder, ann_file, img_dir, data):
-    (folder / img_dir).mkdir(parents=True, exist_ok=True)
-    (folder / ann_file).parent.mkdir(parents=True, exist_ok=True)
-    for image in data['images']:
-        picture = np.random.default_rng(image['id']).integers(0, 255, (48, 64, 3), np.uint8)
-        cv2.imwrite(str(folder / img_dir / image['file_name']), picture)
-    (folder / ann_file).write_text(json.dumps(data))
-
 
 LAYOUTS = {
     'COCO': {
@@ -156,12 +121,12 @@ def change(key, index, **values):
         ),
         (change('annotations', 3, bbox=[1, 2]), 'id 4 has no bbox'),
         (change('annotations', 3, segmentation=[]), 'id 4 has no segmentation, but others have'),
-        (change('annotations', 3, id=1), r'1 of the ids of annotations stand twice: \[1\]'),
-        (change('images', 1, id=0), r'1 of the ids of images stand twice: \[0\]'),
+        (change('annotations', 3, id=1), '2 of the annotations have the id 1'),
+        (change('images', 1, id=0), '2 of the images have the id 0'),
         (change('images', 1, file_name=None), 'image of id 1 has no file_name'),
         (change('images', 1, width=0), 'image of id 1 has no width and height'),
         (change('images', 1, file_name='x.png'), '1 of 4 images are not in .*images, as x.png'),
-        (change('categories', 0, name='platelet'), 'names of its categories are not different'),
+        (change('categories', 0, name='platelet'), '2 categories have the name platelet'),
         (change('categories', 0, name='Cell'), 'val.json has other categories than .*train.json'),
         (lambda data: data['categories'].reverse(), 'the same in another order'),
         (lambda data: data['annotations'].clear(), 'has no objects'),

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from folders import CLASSES, put_maps
 from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from one_command import train_twice
@@ -12,23 +13,6 @@ from mlp_backbones.data import use_data
 from mlp_backbones.data.masks import find_masks
 from mlp_backbones.engine.config_check import check_config
 from mlp_backbones.engine.data_check import check_data
-
-CLASSES = 'sky\nroad\ncar\n'
-
-
-def put(img_dir, ann_dir, names, ending='.png', labels=(0, 1, 2), palette=None):
-    """Images of 64 x 48, and label maps with a stripe of each label."""
-    for folder in (img_dir, ann_dir):
-        folder.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        colours = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
-        Image.fromarray(colours).save(img_dir / f'{name}.jpg')
-        stripes = np.repeat(np.resize(labels, 64)[None], 48, 0).astype(np.uint8)
-        label_map = Image.fromarray(stripes)
-        if palette:
-            label_map.putpalette(palette)
-        label_map.save(ann_dir / f'{name}{ending}')
-
 
 LAYOUTS = {
     'ADE': (
@@ -48,9 +32,9 @@ LAYOUTS = {
 @pytest.mark.parametrize('layout', LAYOUTS)
 def test_the_usual_layouts_are_found(layout, ending, tmp_path):
     dirs = [tmp_path / 'train data' / name for name in LAYOUTS[layout]]
-    put(*dirs[:2], 'abcdefgh', ending)
+    put_maps(*dirs[:2], 'abcdefgh', ending)
     if dirs[2:]:
-        put(*dirs[2:], 'xyz', ending)
+        put_maps(*dirs[2:], 'xyz', ending)
     (tmp_path / 'train data/classes.txt').write_text(CLASSES)
     found = find_masks(tmp_path / 'train data', tmp_path / 'out', 0.25, 0)
     assert found.classes == ('sky', 'road', 'car') and found.labels == [0, 1, 2]
@@ -77,7 +61,7 @@ def test_the_usual_layouts_are_found(layout, ending, tmp_path):
 )
 @pytest.mark.parametrize('base', ['mlp_backbones::gmlp', 'mmseg::fcn'])
 def test_labels_get_the_numbers_of_their_classes(base, names, labels, classes, numbers, tmp_path):
-    put(tmp_path / 'images', tmp_path / 'annotations', 'abcd', labels=labels)
+    put_maps(tmp_path / 'images', tmp_path / 'annotations', 'abcd', labels=labels)
     (tmp_path / 'classes.txt').write_text(names)
     base = dict(
         gmlp='mlp_backbones::gmlp_upernet_ade20k.py',
@@ -103,7 +87,7 @@ def test_labels_get_the_numbers_of_their_classes(base, names, labels, classes, n
 
 def test_a_palette_is_enough(tmp_path):
     colours = [10, 20, 30, 40, 50, 60, 70, 80, 90]
-    put(tmp_path / 'images', tmp_path / 'masks', 'abcd', palette=colours)
+    put_maps(tmp_path / 'images', tmp_path / 'masks', 'abcd', palette=colours)
     found = find_masks(tmp_path, tmp_path / 'out', 0.5, 0)
     assert found.classes == ('class 0', 'class 1', 'class 2')
     assert found.palette == [[10, 20, 30], [40, 50, 60], [70, 80, 90]]
@@ -132,8 +116,8 @@ def damage(path, **kind):
             'masks/b.png has 48 x 64 pixels, its image 64 x 48',
         ),
         (damage('masks/b.png', mode='RGB'), 'masks/b.png is a picture of 3 channels'),
-        (damage('masks/b.png', text='x'), 'masks/b.png or its image cannot be read'),
-        (damage('images/b.jpg', text=''), 'masks/b.png or its image cannot be read'),
+        (damage('masks/b.png', text='x'), 'masks/b.png cannot be read'),
+        (damage('images/b.jpg', text=''), 'images/b.jpg has no bytes'),
         (damage('images/e.bmp', text='x'), r'end in .jpg, .bmp; mmseg takes one kind'),
         (damage('classes.txt'), 'has no classes.txt: write .* the label maps have 0, 1, 2'),
         (damage('classes.txt', text='a\nb'), 'has label 2, which .*classes.txt does not name'),
@@ -143,7 +127,7 @@ def damage(path, **kind):
     ],
 )
 def test_folders_that_are_wrong_are_refused(edit, message, tmp_path):
-    put(tmp_path / 'images', tmp_path / 'masks', 'abcd')
+    put_maps(tmp_path / 'images', tmp_path / 'masks', 'abcd')
     (tmp_path / 'classes.txt').write_text(CLASSES)
     edit(tmp_path)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
@@ -153,8 +137,8 @@ def test_folders_that_are_wrong_are_refused(edit, message, tmp_path):
 def test_a_folder_without_what_is_needed_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match='has no images and label maps: .* images or img'):
         find_masks(tmp_path, tmp_path, 0.5, 0)
-    put(tmp_path / 'images/train', tmp_path / 'masks/train', 'ab')
-    put(tmp_path / 'images/val', tmp_path / 'elsewhere', 'ab')
+    put_maps(tmp_path / 'images/train', tmp_path / 'masks/train', 'ab')
+    put_maps(tmp_path / 'images/val', tmp_path / 'elsewhere', 'ab')
     with pytest.raises(FileNotFoundError, match='images/val has no folder of label maps'):
         find_masks(tmp_path, tmp_path, 0.5, 0)
 
@@ -171,8 +155,8 @@ BASES = [
 
 @pytest.mark.parametrize('name', [*BASES, 'ours'])
 def test_configs_take_the_folder(name, tmp_path):
-    put(tmp_path / 'images/train', tmp_path / 'annotations/train', 'abcd')
-    put(tmp_path / 'images/val', tmp_path / 'annotations/val', 'ab')
+    put_maps(tmp_path / 'images/train', tmp_path / 'annotations/train', 'abcd')
+    put_maps(tmp_path / 'images/val', tmp_path / 'annotations/val', 'ab')
     (tmp_path / 'classes.txt').write_text(CLASSES)
     base = 'mlp_backbones::gmlp_upernet_ade20k.py' if name == 'ours' else f'mmseg::{name}'
     (tmp_path / 'mine.py').write_text(f"_base_ = '{base}'")
@@ -195,7 +179,7 @@ def test_configs_take_the_folder(name, tmp_path):
 
 
 def test_one_command_trains_and_what_it_leaves_is_a_config_and_a_checkpoint(tmp_path):
-    put(tmp_path / 'images', tmp_path / 'masks', 'abcdef')
+    put_maps(tmp_path / 'images', tmp_path / 'masks', 'abcdef')
     (tmp_path / 'classes.txt').write_text('sky\nroad\nignore')
     printed, classes = train_twice('demo/gmlp_upernet.py', tmp_path)
     assert '% of pixels    train      val' in printed and 'mIoU' in printed

@@ -8,14 +8,14 @@ _base_ = [
 ]
 
 model = dict(
-    backbone=dict(pretrain_img_size=256),
+    backbone=dict(pretrain_img_size=128),
     test_cfg=dict(rpn=dict(nms_pre=1000, max_per_img=300), rcnn=dict(max_per_img=100)),
 )
 
 train_pipeline = [
     dict(type='LoadImageFromFile', backend_args=None),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-    dict(type='RandomResize', scale=(320, 320), ratio_range=(0.75, 1.25), keep_ratio=True),
+    dict(type='RandomResize', scale=(320, 320), ratio_range=(0.7, 1.1), keep_ratio=True),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackDetInputs'),
 ]

@@ -10,7 +10,7 @@ _base_ = [
 crop_size = (192, 192)
 model = dict(
     data_preprocessor=dict(size=crop_size, size_divisor=None),
-    backbone=dict(pretrain_img_size=256),
+    backbone=dict(pretrain_img_size=128),
 )
 
 train_pipeline = [
