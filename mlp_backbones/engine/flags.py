@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 from mmengine.config import Config, ConfigDict
@@ -55,20 +57,13 @@ def enable_auto_scale_lr(cfg: Config) -> None:
 
 
 def enable_ema(cfg: Config) -> None:
-    """``--ema``: evaluate and save a moving average of the weights, as mmdet's RTMDet does."""
+    """``--ema``: evaluate and save an average of the weights, over the last 1 % of the iterations
+    or so.
+    """
     hooks = list(cfg.get('custom_hooks') or [])
-    if any(str(hook.get('type')).endswith('EMAHook') for hook in hooks):
-        return
-    hooks.append(
-        ConfigDict(
-            type='EMAHook',
-            ema_type='ExpMomentumEMA',
-            momentum=0.0002,
-            update_buffers=True,
-            priority=49,
-        )
-    )
-    cfg.custom_hooks = hooks
+    if not any(str(hook.get('type')).endswith('EMAHook') for hook in hooks):
+        ema = dict(ema_type='MomentumAnnealingEMA', momentum=0.0002, update_buffers=True)
+        cfg.custom_hooks = [*hooks, ConfigDict(type='EMAHook', priority=49, **ema)]
 
 
 def enable_early_stopping(cfg: Config, patience: int) -> None:
@@ -130,5 +125,21 @@ def log_to(cfg: Config, names: Sequence[str]) -> None:
         if not any(map(find_spec, packages)):
             raise ImportError(f'--log {name} needs the package {packages[0]}: pip install it')
         if not any(backend['type'] == kind for backend in backends):
-            backends.append(ConfigDict(type=kind))
+            settings = _mlflow(cfg) if name == 'mlflow' else {}
+            backends.append(ConfigDict(type=kind, **settings))
     cfg.visualizer.vis_backends = backends
+
+
+def _mlflow(cfg: Config) -> dict:
+    """The server that MLFLOW_TRACKING_URI names, else a file in the work dir: not the folder that
+    is mmengine's default, which mlflow no longer writes.
+    """
+    settings = dict(exp_name='mlp_backbones', run_name=Path(cfg.work_dir).name)
+    if 'MLFLOW_TRACKING_URI' in os.environ:
+        return dict(settings, tracking_uri=os.environ['MLFLOW_TRACKING_URI'])
+    folder = os.path.abspath(cfg.work_dir)
+    return dict(
+        settings,
+        tracking_uri=f'sqlite:///{folder}/mlflow.db',
+        artifact_location=f'file://{folder}/mlflow',
+    )

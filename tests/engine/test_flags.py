@@ -82,3 +82,16 @@ def test_other_loggers_are_added(monkeypatch):
         flags.log_to(cfg, ['tensorbord'])
     with pytest.raises(ValueError, match='--log needs a visualizer'):
         flags.log_to(Config(), ['tensorboard'])
+
+
+def test_mlflow_writes_into_the_work_dir_or_to_the_users_server(monkeypatch, tmp_path):
+    monkeypatch.setattr(flags, 'find_spec', lambda name: True)
+    for uri in (None, 'http://server:5000'):
+        monkeypatch.delenv('MLFLOW_TRACKING_URI', raising=False)
+        if uri:
+            monkeypatch.setenv('MLFLOW_TRACKING_URI', uri)
+        cfg = Config(dict(visualizer=dict(type='Visualizer'), work_dir=str(tmp_path / 'run')))
+        flags.log_to(cfg, ['mlflow'])
+        backend = cfg.visualizer.vis_backends[-1]
+        assert backend.tracking_uri == (uri or f'sqlite:///{tmp_path}/run/mlflow.db')
+        assert backend.run_name == 'run' and ('artifact_location' in backend) == (uri is None)

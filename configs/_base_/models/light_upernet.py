@@ -1,7 +1,6 @@
 # UperNet with heads of 64 channels, for small images or small data. A family adds its backbone,
 # with maps of strides 4, 8, 16, 32 and 32, 64, 128, 256 channels.
-# A batch may be one image, and a map one token.
-norm_cfg = dict(type='GN', num_groups=8, requires_grad=True)
+norm_cfg = dict(type='BN', requires_grad=True)
 model = dict(
     type='EncoderDecoder',
     data_preprocessor=dict(

@@ -17,7 +17,6 @@ model = dict(
     decode_head=dict(
         pool_scales=(1, 2),  # the last map has 4 x 4 tokens
         num_classes=len(classes),
-        norm_cfg=dict(_delete_=True, type='BN', requires_grad=True),
     ),
 )
 

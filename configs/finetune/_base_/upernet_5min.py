@@ -7,24 +7,19 @@ _base_ = [
     './schedule_5min.py',
 ]
 
-crop_size = (192, 192)
-model = dict(
-    data_preprocessor=dict(size=crop_size, size_divisor=None),
-    backbone=dict(pretrain_img_size=128),
-)
-
+# In a short run whole scenes teach more than crops of larger images.
+model = dict(backbone=dict(pretrain_img_size=128))
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations'),
-    dict(type='RandomResize', scale=(1024, 256), ratio_range=(0.5, 1.5), keep_ratio=True),
-    dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.75),
+    dict(type='RandomResize', scale=(1024, 192), ratio_range=(0.8, 1.25), keep_ratio=True),
+    dict(type='RandomCrop', crop_size=(256, 256)),
     dict(type='RandomFlip', prob=0.5),
-    dict(type='PhotoMetricDistortion'),
     dict(type='PackSegInputs'),
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=(1024, 256), keep_ratio=True),
+    dict(type='Resize', scale=(1024, 192), keep_ratio=True),
     # After Resize: predictions are scored at the annotation's own size.
     dict(type='LoadAnnotations'),
     dict(type='PackSegInputs'),
