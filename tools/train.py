@@ -81,7 +81,7 @@ def training_config(args: argparse.Namespace) -> Config:
             raise ValueError('--data and --cfg-options data_root both say where the data is')
         found = use_data(cfg, args.data, cfg.work_dir, args.val_fraction)
         if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
-            print(found.table(), listing(found.warnings), sep='\n', flush=True)
+            print('\n'.join(filter(None, [found.table(), listing(found.warnings)])), flush=True)
     if args.amp:
         flags.enable_amp(cfg)
     flags.check_amp(cfg)

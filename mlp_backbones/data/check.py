@@ -7,6 +7,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
@@ -29,6 +30,7 @@ from .coco import (
     check_coco,
     check_image,
     check_masks,
+    has_categories,
     image_folder,
     load,
     numbers,
@@ -117,13 +119,18 @@ def check_dataset(source: str | Path | Config) -> Report:
             files = annotation_files(folder)
         except FileNotFoundError:
             return _check_label_maps_of_folder(folder)
-        return _check_coco(_coco_of_folder(folder, files))
+        if not any(map(has_categories, files.values())):
+            with suppress(FileNotFoundError):  # then the files should have been COCO's
+                return _check_label_maps_of_folder(folder)
+        return _check_coco(_coco_of_folder(folder, files), all_with_masks=True)
     init_default_scope(source.get('default_scope') or 'mmengine')
     loops = [loop for loop in SPLITS if source.get(f'{loop}_dataloader')]
     check_paths(source, loops)
     if source.get('default_scope') == 'mmseg':
         return _check_label_maps_of_config(source, loops)
-    report = _check_coco(_coco_of_config(source, loops))
+    loaders = [source[f'{loop}_dataloader'] for loop in loops]
+    with_mask = any(step.get('with_mask') for _, step in walk(loaders))
+    report = _check_coco(_coco_of_config(source, loops), with_mask)
     try:
         check_categories(source, loops)
     except ValueError as error:
@@ -165,7 +172,10 @@ def _coco_of_config(cfg: Config, loops: Sequence[str]) -> Iterator[tuple]:
                 yield loop, path, lambda content, img_dir=img_dir: img_dir
 
 
-def _check_coco(found: Iterator[tuple[str, Path, Callable]]) -> Report:
+def _check_coco(found: Iterator[tuple[str, Path, Callable]], all_with_masks: bool) -> Report:
+    """Args: each part with its annotations and what tells the folder of their images; whether
+    objects must all have masks if some have.
+    """
     report, parts = Report(), {}
     for name, path, img_dir_of in found:
         try:
@@ -182,15 +192,17 @@ def _check_coco(found: Iterator[tuple[str, Path, Callable]]) -> Report:
     first = 'train' if 'train' in parts else next(iter(parts))
     cat_ids = [as_id(x.get('id')) for x in parts[first].content['categories']]
     report.classes = tuple(str(x.get('name')) for x in parts[first].content['categories'])
-    for kind, check in (('categories', categories), ('masks', check_masks)):
-        try:
-            checked = check(parts)
-        except (ValueError, KeyError, TypeError) as error:
-            if isinstance(error, ValueError):  # else an entry is named above
-                report.problems.append(Problem(kind, str(parts[first].ann_file), str(error)))
-        else:
-            if kind == 'categories':
-                cat_ids, report.classes = checked
+    try:
+        cat_ids, report.classes = categories(parts)
+    except ValueError as error:
+        report.problems.append(Problem('categories', str(parts[first].ann_file), str(error)))
+    except (KeyError, TypeError):
+        pass  # an entry is among the problems
+    try:
+        check_masks(parts)
+    except ValueError as error:
+        file = str(parts[first].ann_file)
+        report.problems.append(Problem('masks', file, str(error), all_with_masks))
 
     looks, digests = [], defaultdict(list)
     for name, part in parts.items():

@@ -369,7 +369,7 @@ def check_masks(parts: dict[str, Part]) -> bool:
     without: dict[bool, tuple[Path, int]] = {}
     for part in parts.values():
         for x in part.content['annotations']:
-            without.setdefault(not x.get('segmentation'), (part.ann_file, x['id']))
+            without.setdefault(not x.get('segmentation'), (part.ann_file, x.get('id')))
     if len(without) == 2:
         path, i = without[True]
         raise ValueError(

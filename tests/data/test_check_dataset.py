@@ -287,6 +287,7 @@ def test_what_is_wrong_with_label_maps_is_found(name, tmp_path):
 def test_good_label_maps_have_counts_and_no_problems(tmp_path):
     put_maps(tmp_path / 'images', tmp_path / 'masks', 'abcd')
     (tmp_path / 'classes.txt').write_text(CLASSES)
+    (tmp_path / 'meta.json').write_text('{}')  # of somebody's tool
     report = check_dataset(tmp_path)
     assert report.problems == []
     row = dict(pixels=4032, images=4)
@@ -302,6 +303,12 @@ def test_a_config_is_checked(coco, tmp_path):
     cfg.val_dataloader.dataset.metainfo.classes = ('platelet', 'cell')
     kinds = [problem.kind for problem in check_dataset(cfg).errors]
     assert kinds == ['unknown category_id', 'categories']
+    entry('annotations', 3, category_id=1, segmentation=[])(coco)
+    assert 'masks' in [problem.kind for problem in check_dataset(cfg).errors]
+    cfg.train_dataloader.dataset.pipeline[1].with_mask = False
+    cfg.val_dataloader.dataset.pipeline[2].with_mask = False
+    cfg.test_dataloader = None
+    assert 'masks' in {x.kind for x in check_dataset(cfg).problems if not x.is_error}
     cfg.train_dataloader.dataset.type = 'VOCDataset'
     with pytest.raises(ValueError, match='train_dataloader.dataset is a VOCDataset; .* COCO'):
         check_dataset(cfg)
