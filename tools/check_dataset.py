@@ -10,6 +10,9 @@ import argparse
 import json
 import os
 import sys
+from pathlib import Path
+
+import cv2
 
 try:
     from mlp_backbones.data.check import check_dataset
@@ -29,7 +32,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--json', metavar='FILE', help='write counts and all problems into it')
     parser.add_argument('--sheet', metavar='FILE.png', help='draw some images, with annotations')
     parser.add_argument(
-        '--cfg-options', nargs='+', action=launch.CfgOptions, help='as in train.py, for a config'
+        '--cfg-options',
+        nargs='+',
+        action=launch.CfgOptions,
+        metavar='KEY=VALUE',
+        help='as in train.py, for a config',
     )
     return parser.parse_args()
 
@@ -37,6 +44,10 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     try:
+        for path in filter(None, (args.json, args.sheet)):  # before the work, not after
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+        if args.sheet and not cv2.haveImageWriter(args.sheet):
+            raise ValueError(f'--sheet {args.sheet}: its name must end in .png')
         source = args.source
         if not os.path.isdir(source):
             source = launch.load_config(source, args.cfg_options)

@@ -117,8 +117,11 @@ def check_dataset(source: str | Path | Config) -> Report:
         folder = check_folder(source)
         try:
             files = annotation_files(folder)
-        except FileNotFoundError:
-            return _check_label_maps_of_folder(folder)
+        except FileNotFoundError as no_annotations:
+            try:
+                return _check_label_maps_of_folder(folder)
+            except FileNotFoundError as error:
+                raise FileNotFoundError(f'{no_annotations}\n{error}') from error
         if not any(map(has_categories, files.values())):
             with suppress(FileNotFoundError):  # then the files should have been COCO's
                 return _check_label_maps_of_folder(folder)

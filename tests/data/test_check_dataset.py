@@ -343,3 +343,10 @@ def test_the_tool(coco, tmp_path):
     assert problem['kind'] == 'empty image file' and problem['file'].endswith('images/1.png')
     run = subprocess.run([*tool, tmp_path / 'x'], capture_output=True, text=True)
     assert run.returncode == 1 and run.stderr.startswith('check_dataset.py: there is no config')
+    run = subprocess.run([*tool, coco, '--sheet', 'a.txt'], capture_output=True, text=True)
+    assert run.returncode == 1 and 'its name must end in .png' in run.stderr
+
+
+def test_a_folder_without_either_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match='has no annotations .*\n.*has no images'):
+        check_dataset(tmp_path)
