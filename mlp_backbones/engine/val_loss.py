@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 
 import torch
@@ -15,6 +15,7 @@ from mmengine.runner import Runner, autocast
 from torch.utils.data import Subset
 
 from ..registry import HOOKS
+from .config_check import walk
 
 
 @HOOKS.register_module()
@@ -48,7 +49,8 @@ class ValLossHook(Hook):
         if not isinstance(loader, Mapping):
             raise ValueError('ValLossHook needs a Runner whose config has its val_dataloader')
         loader = deepcopy(dict(loader))
-        dataset = DATASETS.build(loss_dataset(loader['dataset'], runner.cfg.train_dataloader))
+        config = loss_dataset(loader['dataset'], runner.cfg.train_dataloader)
+        dataset = DATASETS.build(config)
         step = -(-len(dataset) // self.max_images)
         if step == 0:  # no image has an object
             return
@@ -84,7 +86,7 @@ class ValLossHook(Hook):
             for batch in self.loader:
                 data = preprocessor(batch, True)
                 count = len(data['data_samples'])
-                total, parts = model.parse_losses(model(**data, mode='loss'))
+                _, parts = model.parse_losses(model(**data, mode='loss'))
                 sums['images'] += count
                 for name, value in parts.items():
                     if 'loss' in name:
@@ -102,24 +104,25 @@ class ValLossHook(Hook):
 
 
 def loss_dataset(dataset: Mapping, train_dataloader: Mapping) -> Mapping:
-    """The validation data as training would take it: annotations are loaded before the image is
-    resized, and images are left out if training leaves such images out. Changes ``dataset``.
+    """The validation data as training would take it: with its annotations, loaded before the image
+    is resized, and without the images that it would leave out. Changes ``dataset``.
     """
-    inner, train = _innermost(dataset), _innermost(train_dataloader['dataset'])
-    loads = [step for step in inner['pipeline'] if _loads_annotations(step)]
-    loads = loads or [step for step in train['pipeline'] if _loads_annotations(step)]
-    rest = [step for step in inner['pipeline'] if not _loads_annotations(step)]
-    at = 1 + next(i for i, step in enumerate(rest) if 'Load' in str(step['type']))
-    inner.update(pipeline=rest[:at] + loads + rest[at:], test_mode=False)
-    if 'filter_cfg' in train:
-        inner['filter_cfg'] = train['filter_cfg']
+    train = next(_with_pipelines(train_dataloader['dataset']))
+    loads = [step for step in train['pipeline'] if _loads_annotations(step)]
+    for part in _with_pipelines(dataset):
+        rest = [step for step in part['pipeline'] if not _loads_annotations(step)]
+        at = 1 + next(i for i, step in enumerate(rest) if 'Load' in str(step['type']))
+        part.update(pipeline=rest[:at] + loads + rest[at:], test_mode=False)
+        if 'filter_cfg' in train:
+            part['filter_cfg'] = train['filter_cfg']
     return dataset
 
 
-def _innermost(dataset: Mapping) -> Mapping:
-    while 'dataset' in dataset:
-        dataset = dataset['dataset']
-    return dataset
+def _with_pipelines(dataset: Mapping) -> Iterator[Mapping]:
+    """The data sets in one that load images: it, or those that it wraps."""
+    for _, part in walk(dataset):
+        if any('Load' in str(step['type']) for step in part.get('pipeline') or []):
+            yield part
 
 
 def _loads_annotations(step: Mapping) -> bool:

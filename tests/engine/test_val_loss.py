@@ -11,7 +11,7 @@ import torch
 from mmengine.runner import Runner
 
 from mlp_backbones.engine import launch
-from mlp_backbones.engine.val_loss import ValLossHook
+from mlp_backbones.engine.val_loss import ValLossHook, loss_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
 HOOK = 'mlp_backbones.ValLossHook'
@@ -85,14 +85,25 @@ def test_training_is_the_same_with_and_without_it(data_root, tmp_path):
 
 def test_a_loss_that_cannot_be_computed_ends_the_run_before_training(data_root, tmp_path):
     cfg = config('maskrcnn', data_root, tmp_path)
-    steps = cfg.val_dataloader.dataset.pipeline
-    for step in steps:
+    for step in cfg.train_dataloader.dataset.pipeline:
         if step.type == 'LoadAnnotations':
             step.with_bbox = step.with_mask = False
     runner = Runner.from_cfg(cfg)
     with pytest.raises(RuntimeError, match='ValLossHook: .*Error in the loss of a validation im'):
         runner.train()
     assert runner.iter == 0
+
+
+def test_data_sets_in_wrappers_are_changed_alike():
+    load, boxes = dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True)
+    resize = dict(type='Resize', scale=(64, 64))
+    inner = dict(type='CocoDataset', pipeline=[load, boxes, resize], filter_cfg=dict(min_size=1))
+    train = dict(type='MultiImageMixDataset', dataset=inner, pipeline=[dict(type='Mosaic')])
+    val = dict(type='CocoDataset', pipeline=[load, resize, dict(type='LoadAnnotations')])
+    both = loss_dataset(dict(type='ConcatDataset', datasets=[val, dict(val)]), dict(dataset=train))
+    for part in both['datasets']:
+        assert part['pipeline'] == [load, boxes, resize]
+        assert part['filter_cfg'] == dict(min_size=1) and not part['test_mode']
 
 
 def test_bad_arguments():
