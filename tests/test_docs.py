@@ -10,6 +10,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS as ROOT_MODELS
 
+from mlp_backbones import config_path
 from mlp_backbones.models.layers import GRID_MODES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -120,3 +121,12 @@ def test_links_lead_to_files(document):
     text = (DOCS / document).read_text(encoding='utf-8')
     for link in re.findall(r'\]\(([^)#:]+)\)', text):
         assert (DOCS / link).exists(), link
+
+
+@pytest.mark.parametrize('document', sorted(path.name for path in DOCS.glob('*.md')))
+def test_the_configs_and_tools_that_it_names_are_there(document):
+    text = (DOCS / document).read_text(encoding='utf-8')
+    for name in re.findall(r'mlp_backbones::([\w/.-]+\.py)', text):
+        assert config_path(name)
+    for name in re.findall(r'(?:^|[ `$])((?:tools|tests)/\w+\.\w+)', text, re.MULTILINE):
+        assert (ROOT / name).is_file(), name
