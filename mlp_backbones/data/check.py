@@ -13,14 +13,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 from rich.console import Console
 from rich.progress import track
 
 from mlp_backbones.engine.config_check import walk
-from mlp_backbones.engine.data_check import check_categories, check_paths
+from mlp_backbones.engine.data_check import COCO_DATASET, check_categories, check_paths
 
 from .coco import (
     Part,
@@ -32,16 +31,17 @@ from .coco import (
     check_masks,
     has_categories,
     image_folder,
+    is_box,
     load,
     numbers,
 )
 from .config import SET_LABEL_MAP
 from .masks import (
     IGNORE,
-    NOT_LEARNED,
     MaskPart,
     find_dirs,
     find_suffix,
+    learned_classes,
     list_images,
     look_at_map,
     read_names,
@@ -51,7 +51,6 @@ from .splits import SPLITS, check_folder, table
 
 # Areas below which an object is small or medium: COCO's.
 SIZES = dict(small=32**2, medium=96**2, large=float('inf'))
-COCO_DATASET = ('CocoDataset', 'mmdet.CocoDataset')
 
 
 @dataclass
@@ -240,7 +239,7 @@ def _count_objects(part: Part, names: Mapping[Any, str]) -> dict[str, dict[str, 
     images = defaultdict(set)
     for x in part.content['annotations']:
         box, name = x.get('bbox'), names.get(as_id(x.get('category_id')))
-        if name is None or not (isinstance(box, list) and len(box) == 4 and numbers(box)):
+        if name is None or not is_box(box):
             continue
         size = next(key for key, limit in SIZES.items() if box[2] * box[3] < limit)
         counts[name][size] += 1
@@ -253,12 +252,11 @@ def _count_objects(part: Part, names: Mapping[Any, str]) -> dict[str, dict[str, 
 
 def _coco_samples(part: Part, cat_ids: Sequence[int]) -> list[tuple[Path, list]]:
     """Images with their boxes, masks and labels."""
+    labels = {cat_id: label for label, cat_id in enumerate(cat_ids)}
     objects = defaultdict(list)
     for x in part.content['annotations']:
-        box = x.get('bbox')
-        is_whole = isinstance(box, list) and len(box) == 4 and numbers(box)
-        if is_whole and x.get('category_id') in cat_ids:
-            label = [*cat_ids].index(x['category_id'])
+        box, label = x.get('bbox'), labels.get(as_id(x.get('category_id')))
+        if label is not None and is_box(box):
             objects[as_id(x.get('image_id'))].append((box, x.get('segmentation'), label))
     return [
         (part.img_dir / str(x.get('file_name')), objects[as_id(x.get('id'))])
@@ -292,10 +290,8 @@ def _check_label_maps_of_folder(folder: Path) -> Report:
 
     def classes_of(seen: Sequence[int]) -> tuple:
         names, source, colours = read_names(folder, parts['train'], suffix, seen)
-        learned = [i for i, name in enumerate(names) if name != NOT_LEARNED]
-        numbers = {i: learned.index(i) if i in learned else IGNORE for i in range(len(names))}
-        palette = colours and np.resize(np.array(colours, int), (256, 3))[learned].tolist()
-        return [names[i] for i in learned], numbers, palette, f'{source} names {len(names)}'
+        classes, labels, palette = learned_classes(names, colours)
+        return classes, dict(enumerate(labels)), palette, f'{source} names {len(names)}'
 
     return _check_label_maps(pairs, problems, classes_of)
 

@@ -16,9 +16,9 @@ from mlp_backbones.engine.data_check import category_names
 from .problems import ImageFile, Problem, look_at, raise_errors, wrong_size
 from .splits import SPLITS, check_folder, draw, split_of, table, write
 
-# Files of COCO and others that hold something else than objects.
 LISTS = ('images', 'annotations', 'categories')
-LOOKED_AT = 200  # images of each part, by their headers
+LOOKED_AT = 200  # images of each part, or up to twice as many, by their headers
+# Files of COCO and others that hold something else than objects.
 OTHERS = {'captions', 'keypoints', 'panoptic', 'stuff', 'info', 'densepose', 'deblurred'}
 
 
@@ -208,7 +208,7 @@ def check_coco(path: Path, content: dict) -> Iterator[Problem]:
                 text = f'{which} has {key} {x.get(key)}, which is none of its {to}'
                 yield problem(f'unknown {key}', text)
         box = x.get('bbox')
-        if not (isinstance(box, list) and len(box) == 4 and numbers(box)):
+        if not is_box(box):
             yield problem('no box', f'{which} has no bbox [x, y, w, h], but {box}')
             continue
         image = images.get(as_id(x.get('image_id')), {})
@@ -226,6 +226,10 @@ def as_id(value: Any) -> int | str | None:
 
 def numbers(values: Sequence) -> bool:
     return all(isinstance(x, (int, float)) and isfinite(x) for x in values)
+
+
+def is_box(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 4 and numbers(value)
 
 
 def check_box(box: Sequence[float], size: Sequence[int]) -> Iterator[tuple[str, str]]:

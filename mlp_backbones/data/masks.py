@@ -276,14 +276,19 @@ def find_classes(
             f'{len(names)} lines, for labels 0 to {len(names) - 1}. A line "{NOT_LEARNED}" stands '
             'for a label that is not to be learned.'
         )
+    classes, labels, palette = learned_classes(names, colours)
+    if len(classes) < 2:
+        raise ValueError(f'{len(classes)} class is named in {source}; two or more are needed')
+    return classes, labels, palette
+
+
+def learned_classes(
+    names: Sequence[str], colours: Sequence[int] | None
+) -> tuple[tuple[str, ...], list[int], list[list[int]] | None]:
+    """The names of those labels that are learned, the class of each label, and their colours."""
     learned = [i for i, name in enumerate(names) if name != NOT_LEARNED]
-    if len(learned) < 2:
-        raise ValueError(f'{len(learned)} class is named in {source}; two or more are needed')
     labels = [learned.index(i) if i in learned else IGNORE for i in range(len(names))]
-    palette = None
-    if colours:
-        colours = np.resize(np.array(colours, int), (256, 3))
-        palette = colours[learned].tolist()
+    palette = colours and np.resize(np.array(colours, int), (256, 3))[learned].tolist()
     return tuple(names[i] for i in learned), labels, palette
 
 

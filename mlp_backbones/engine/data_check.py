@@ -12,6 +12,8 @@ from mmengine.config import Config
 
 from .config_check import classes_of, walk
 
+COCO_DATASET = ('CocoDataset', 'mmdet.CocoDataset')
+
 
 def check_data(cfg: Config, loops: Sequence[str]) -> None:
     """Check the data of the loops ('train', 'val', 'test').
@@ -110,7 +112,7 @@ def check_categories(cfg: Config, loops: Sequence[str]) -> None:
             continue
         files = set()
         for setting, dataset in walk(dataloader.get('dataset'), f'{loop}_dataloader.dataset'):
-            if dataset.get('type') not in ('CocoDataset', 'mmdet.CocoDataset'):
+            if dataset.get('type') not in COCO_DATASET:
                 continue
             path = _join(dataset.get('data_root') or '', dataset.get('ann_file') or '')
             if not os.path.isfile(path) or dataset.get('backend_args'):

@@ -1,6 +1,6 @@
 # The same for a night on a CPU, or half an hour on a GPU: larger images of more scales, twenty
 # times the iterations, and an average of the weights.
-_base_ = './maskrcnn_5min.py'
+_base_ = ['./maskrcnn_5min.py', './ema.py']
 
 # Anchors of 24, 48, 96, 192 and 384 pixels.
 model = dict(rpn_head=dict(anchor_generator=dict(scales=[6])))
@@ -33,13 +33,4 @@ param_scheduler = [
 ]
 default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=1200))
 log_processor = dict(window_size=50)
-custom_hooks = [
-    dict(type='mlp_backbones.ValLossHook'),
-    dict(
-        type='EMAHook',
-        ema_type='MomentumAnnealingEMA',
-        momentum=0.0002,
-        update_buffers=True,
-        priority=49,
-    ),
-]
+custom_hooks = _base_.ema_hooks

@@ -1,6 +1,6 @@
 # The same for a night on a CPU, or less on a GPU: crops of larger images, of many scales,
 # and an average of the weights.
-_base_ = './upernet_5min.py'
+_base_ = ['./upernet_5min.py', './ema.py']
 
 crop_size = (384, 384)
 model = dict(
@@ -35,13 +35,4 @@ param_scheduler = [
 ]
 default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=800))
 log_processor = dict(window_size=50)
-custom_hooks = [
-    dict(type='mlp_backbones.ValLossHook'),
-    dict(
-        type='EMAHook',
-        ema_type='MomentumAnnealingEMA',
-        momentum=0.0002,
-        update_buffers=True,
-        priority=49,
-    ),
-]
+custom_hooks = _base_.ema_hooks
