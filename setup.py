@@ -29,6 +29,9 @@ EXTRAS = {
     ],
     'dev': [
         'hypothesis',
+        'onnxruntime',
+        'onnxscript',
+        'peft',
         'pytest',
         'pytest-xdist',
         'ruff',
