@@ -35,7 +35,7 @@ class PositionEmbedding(GridWeights):
 
         Each image has the embeddings of its own size.
         """
-        prefix, grid = self.weight.tensor_split([self.prefix_tokens])
+        prefix, grid = self.weight[: self.prefix_tokens], self.weight[self.prefix_tokens :]
         grid = grid.unflatten(0, (1, self.grid, self.grid))
         return x + resample_up(grid, region.up), prefix
 

@@ -13,8 +13,9 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
-from .tracing import is_plain, is_recording, is_zero
+from .tracing import is_compiling, is_constant, is_plain, is_zero
 
 # The support of each kernel reaches `radius` source pixels to both sides.
 RADIUS = {'bilinear': 1, 'bicubic': 2}
@@ -58,27 +59,43 @@ def resampling_matrices(
 ) -> tuple[Tensor | None, Tensor | None]:
     """R(n -> grid), (1, grid, n), and R(grid -> n), (1, n, grid), of an axis that images fill.
 
-    Cached in eager mode; a recorded program has the arithmetic that makes them, for any n.
-    None for both is the identity, where n is known to be the grid.
+    Made once for each n, also in a program that is recorded for this n alone, whose constants
+    they are. One that is recorded for any n has the arithmetic that makes them. None for both is
+    the identity, where n is known to be the grid.
     """
     if is_zero(n - grid):
         return None, None
-    if is_recording() or not is_plain(like):
-        tensor = isinstance(n, Tensor)  # as a length in a trace is, on the CPU
-        length = n.to(like.device) if tensor else torch.full((1,), n, device=like.device)
-        return make_matrices(length.reshape(1, 1, 1), n, grid, interpolation, like)
-    return _cached(n, grid, interpolation, like.dtype, like.device)
+    if is_constant(n) and (is_compiling() or is_plain(like)):
+        matrix = constant_matrix if is_compiling() else cached_matrix
+        return tuple(
+            matrix(*lengths, interpolation, like.dtype, like.device)
+            for lengths in ((n, grid), (grid, n))
+        )
+    tensor = isinstance(n, Tensor)  # as a length in a trace is, on the CPU
+    length = n.to(like.device) if tensor else torch.full((1,), n, device=like.device)
+    return make_matrices(length.reshape(1, 1, 1), n, grid, interpolation, like)
 
 
-@lru_cache(maxsize=1024)
-def _cached(
-    n: int, grid: int, interpolation: str, dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, Tensor]:
+@torch.compiler.allow_in_graph
+def constant_matrix(
+    n_in: int, n_out: int, interpolation: str, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """R(n_in -> n_out), (1, n_out, n_in), as a constant of the program that is recorded."""
+    with _disable_current_modes():
+        values = cached_matrix(n_in, n_out, interpolation, dtype, torch.device('cpu')).tolist()
+    return torch.tensor(values, dtype=dtype, device=device)
+
+
+@lru_cache(maxsize=2048)
+def cached_matrix(
+    n_in: int, n_out: int, interpolation: str, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """R(n_in -> n_out), (1, n_out, n_in), made once."""
     # An inference tensor in the cache could not be used by a later training step.
-    with torch.inference_mode(False), torch.no_grad():
-        length = torch.full((1, 1, 1), n, device=device)
+    with _disable_current_modes(), torch.inference_mode(False), torch.no_grad():
+        length = torch.full((1, 1, 1), n_in, device=device)
         like = torch.empty(0, dtype=dtype, device=device)
-        return make_matrices(length, n, grid, interpolation, like)
+        return make_matrices(length, n_in, n_out, interpolation, like)[0]
 
 
 def make_matrices(

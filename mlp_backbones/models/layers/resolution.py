@@ -38,7 +38,9 @@ class Whole:
 
     @staticmethod
     def mask(x: Tensor, region: Region, g: int) -> Tensor | None:
-        """Which tokens of each part belong to an image, (B, P, N); None if all do."""
+        """Which tokens of each part belong to an image, (B, P, N), of batch 1 if the images fill
+        the map; None if all do.
+        """
         return None if region.mask is None else region.mask.flatten(1)[:, None]
 
 
@@ -83,7 +85,7 @@ class Window:
             return None
         mask = region.mask
         if mask is None:
-            mask = torch.ones_like(x[..., :1], dtype=torch.bool)
+            mask = x.new_ones((1, *region.size, 1), dtype=torch.bool)
         return window_partition(pad_to_multiple(mask, g), g)[:, :, 0]
 
 
@@ -97,7 +99,7 @@ class Grid:
     @staticmethod
     def partition(x: Tensor, region: Region, g: int) -> Tensor:
         rows, columns, there = Grid.sources(x, region, g)
-        parts = take(x, rows.flatten(1), columns.flatten(1))
+        parts = take(x, rows.flatten(1), columns.flatten(1), region)
         parts = parts.unflatten(2, columns.shape[1:]).unflatten(1, rows.shape[1:])
         if not is_full(region, g):
             parts = parts * there[..., None]
@@ -113,15 +115,14 @@ class Grid:
             n, step = Grid.steps(parts, region, g, axis)
             i = torch.arange(region.size[axis], device=parts.device)
             slots.append((i // step * groups + i % step) * (i < n))
-        return take(x, *slots)
+        return take(x, *slots, region)
 
     @staticmethod
     def mask(x: Tensor, region: Region, g: int) -> Tensor | None:
         if is_full(region, g):
             return None
         _, _, there = Grid.sources(x, region, g)
-        there = there.permute(0, 2, 4, 1, 3).flatten(3, 4).flatten(1, 2)
-        return there.expand(x.shape[0], -1, -1)
+        return there.permute(0, 2, 4, 1, 3).flatten(3, 4).flatten(1, 2)
 
     @staticmethod
     def steps(like: Tensor, region: Region, g: int, axis: int) -> tuple[Tensor, Tensor]:
@@ -183,10 +184,12 @@ def crop(x: Tensor, size: tuple[int, int]) -> Tensor:
     return F.pad(x, (0, 0, 0, w - x.shape[2], 0, h - x.shape[1]))
 
 
-def take(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Rows (B, h) and columns (B, w) of each map of (B, H, W, C), or (1, h) and (1, w) of all:
-    (B, h, w, C).
+def take(x: Tensor, rows: Tensor, columns: Tensor, region: Region) -> Tensor:
+    """Rows (B, h) and columns (B, w) of each map of (B, H, W, C), or (1, h) and (1, w) of all if
+    the images fill them: (B, h, w, C).
     """
+    if region.sizes is None:
+        return x.index_select(1, rows[0]).index_select(2, columns[0])
     first = torch.arange(x.shape[0], device=x.device)[:, None, None] * x.shape[1]
     places = (first + rows[:, :, None]) * x.shape[2] + columns[:, None, :]
     taken = x.flatten(0, 2).index_select(0, places.flatten())
@@ -240,11 +243,12 @@ class AnyResolution(nn.Module):
     parts make of them that hold tokens of the image.
 
     Args:
-        f: A token mixer, (B', C, N) -> (B', C', N) with N = ``resolution.tokens``: tokens last,
+        f: A token mixer, (..., C, N) -> (..., C', N) with N = ``resolution.tokens``: tokens last,
             so that a linear layer mixes them.
         resolution: The grid of f and how it meets other sizes.
         key_mask: Whether f is called with a second argument: which of its tokens belong to an
-            image, (B', N), or None if all do. Without it they are zeros, and mixed like others.
+            image, (B', N), or None if all do, beside tokens (B', C, N). Without it they are
+            zeros, and mixed like others.
     """
 
     def __init__(self, f: nn.Module, resolution: Resolution, key_mask: bool = False):
@@ -278,7 +282,8 @@ class AnyResolution(nn.Module):
         prefix = prefix.transpose(-1, -2)[:, None].expand(-1, parts.shape[1], -1, -1)
         with_prefix = None if used is None else F.pad(used, (prefix.shape[-1], 0), value=True)
         mixed = self.mix(torch.cat([prefix, parts], -1), with_prefix)
-        prefix, parts = mixed.tensor_split([prefix.shape[-1]], -1)
+        count = self.resolution.prefix_tokens
+        prefix, parts = mixed[..., :count], mixed[..., count:]
         if used is not None:
             share = used.any(-1)[..., None, None].to(prefix.dtype)
             prefix = (prefix * share).sum(1) / share.sum(1)
@@ -296,14 +301,12 @@ class AnyResolution(nn.Module):
 
     def mix(self, parts: Tensor, used: Tensor | None) -> Tensor:
         """f on parts (B, P, C, N), of which tokens (B, P, N) belong to an image."""
-        x = parts.flatten(0, 1)
         if not self.key_mask:
-            mixed = self.f(x)
-        else:
-            # a part without any gives what is not used, but finite
-            keys = None if used is None else (used | ~used.any(-1, keepdim=True)).flatten(0, 1)
-            mixed = self.f(x, keys)
-        return mixed.unflatten(0, parts.shape[:2])
+            return self.f(parts)
+        # a part without any gives what is not used, but finite
+        if used is not None:
+            used = (used | ~used.any(-1, keepdim=True)).expand_as(parts[:, :, 0]).flatten(0, 1)
+        return self.f(parts.flatten(0, 1), used).unflatten(0, (-1, parts.shape[1]))
 
     def extra_repr(self) -> str:
         return str(self.resolution)

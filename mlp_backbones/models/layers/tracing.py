@@ -16,6 +16,14 @@ except ImportError:  # torch 2.1, whose compiler makes a graph for each answer
         return x
 
 
+try:
+    from torch.fx.experimental.symbolic_shapes import has_static_value
+except ImportError:  # before torch 2.7
+
+    def has_static_value(n: int) -> bool:
+        return False
+
+
 def is_recording() -> bool:
     """Whether torch.compile, torch.export or torch.jit.trace records this call."""
     return is_compiling() or torch.jit.is_tracing()
@@ -32,3 +40,8 @@ def is_zero(n: int) -> bool:
     if not is_compiling():
         return not isinstance(n, Tensor) and n == 0
     return statically_known_true(n == 0)
+
+
+def is_constant(n: int | Tensor) -> bool:
+    """Whether a length is the same in every call of what is recorded."""
+    return not isinstance(n, Tensor) and (not is_compiling() or has_static_value(n))

@@ -247,7 +247,7 @@ def test_two_threads_at_once(cls, resolution):
         with torch.inference_mode():
             return [model(batches[n][0], valid_sizes=batches[n][1]) for _ in range(5)]
 
-    resampling._cached.cache_clear()
+    resampling.cached_matrix.cache_clear()
     with ThreadPoolExecutor(2) as pool:
         for n, results in enumerate(pool.map(run, range(2))):
             for outs in results:
