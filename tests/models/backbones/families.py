@@ -32,6 +32,9 @@ every_preset = pytest.mark.parametrize(
 )
 
 
+SIZES = [(90, 60), (31, 75)]  # of two images on a canvas of 90 x 75 pixels
+
+
 def small_arch(cls, width=8):
     if issubclass(cls, PyramidBackbone):
         return dict(channels=[width * n // 2 for n in (2, 3, 4, 6)], depths=(2, 1, 1, 1))
@@ -74,6 +77,11 @@ def expected_shapes(model, b, h, w):
 
 def random_loss(outs):
     return sum((o * torch.randn_like(o)).sum() for o in outs)
+
+
+def close(ours, reference, tolerance=1e-5):
+    for a, b in zip(ours, reference, strict=True):
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
 
 
 def resolutions(cls):

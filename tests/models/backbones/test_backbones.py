@@ -134,20 +134,6 @@ def test_bad_valid_sizes_are_named(cls):
             model(x, valid_sizes=sizes)
 
 
-@every_resolution
-def test_a_trace_can_be_saved(cls, resolution, tmp_path):
-    device = 'cuda' if torch.cuda.is_available() else 'cpu'  # sizes in a trace are on the CPU
-    model = small(cls, resolution=resolution).eval().to(device)
-    x = torch.randn(1, 3, 40, 50, device=device)
-    with torch.no_grad():
-        torch.jit.trace(model, x).save(tmp_path / 'model.pt')
-        traced = torch.jit.load(tmp_path / 'model.pt')
-        for size in ((1, 40, 50), (2, 64, 64), (3, 75, 31)):  # and it is one for any size
-            x = torch.randn(size[0], 3, *size[1:], device=device)
-            for a, b in zip(traced(x), model(x), strict=True):
-                torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
-
-
 @every
 def test_images_of_a_batch_do_not_mix(cls):
     model = small(cls).eval()
@@ -213,20 +199,6 @@ def test_out_indices_of_a_pyramid(cls, out_indices):
         assert torch.equal(out, everything[i])
     sum(o.sum() for o in outs).backward()
     assert all(p.grad is not None for p in part.parameters())
-
-
-@every
-def test_export_and_compile_give_the_eager_maps(cls):
-    model = small(cls).eval()
-    x = torch.randn(1, 3, 72, 100)
-    with torch.no_grad():
-        expected = model(x)
-        exported = torch.export.export(model, (x,)).module()(x)
-        compiled = torch.compile(model, fullgraph=True, backend='aot_eager')(x)
-        again = model(x)
-    for outs in (exported, compiled, again):
-        for a, b in zip(expected, outs, strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
 @plain

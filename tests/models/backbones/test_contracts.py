@@ -1,13 +1,12 @@
 """What torch and the tools around it expect of a module, of every backbone."""
 
 import copy
-import functools
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from families import classes, every, every_resolution, random_loss, resolutions, small, small_arch
+from families import SIZES, classes, close, every, every_resolution, random_loss, small, small_arch
 from mmengine.model import ExponentialMovingAverage, revert_sync_batchnorm
 from mmengine.runner import load_checkpoint, save_checkpoint
 from torch import nn
@@ -15,18 +14,14 @@ from torch.func import functional_call, grad, stack_module_state, vmap
 from torch.nn.utils import prune
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 from torch.optim.swa_utils import AveragedModel, update_bn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from mlp_backbones.models import (
     PlainBackbone,
-    PlainGMLP,
     PlainResMLP,
     PyramidBackbone,
     ResMLP,
 )
 from mlp_backbones.models.layers import resampling
-
-SIZES = [(90, 60), (31, 75)]
 
 
 def weighted_leaves(model):
@@ -37,11 +32,6 @@ def weighted_leaves(model):
 
 def linears(model):
     return {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
-
-
-def close(ours, reference, tolerance=1e-5):
-    for a, b in zip(ours, reference, strict=True):
-        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
 
 
 # --- modules are called as modules ------------------------------------------------------------
@@ -288,197 +278,3 @@ def test_half_precision(cls, options, dtype, sizes):
     outs = model(x.to(dtype), valid_sizes=sizes)
     assert all(out.dtype == dtype for out in outs)
     check(model, outs)
-
-
-# --- one program for every batch --------------------------------------------------------------
-
-
-class Operators(TorchDispatchMode):
-    """Records what runs: the names of all operators but views, and the dtypes they make."""
-
-    def __init__(self):
-        super().__init__()
-        self.names, self.dtypes = [], set()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        if not func.is_view:
-            self.names.append(str(func))
-        for tensor in out if isinstance(out, (tuple, list)) else [out]:
-            if isinstance(tensor, torch.Tensor):
-                self.dtypes.add(tensor.dtype)
-        return out
-
-
-def operators(model, batch):
-    """Those of a batch of images of different sizes, on a device that has no values to read."""
-    model.to('meta').zero_grad()
-    x = torch.empty(batch, 3, 90, 75, device='meta')
-    sizes = torch.empty(batch, 2, dtype=torch.long, device='meta')
-    with Operators() as recorded:
-        sum(o.sum() for o in model(x, valid_sizes=sizes)).backward()
-    return recorded
-
-
-@every_resolution
-def test_as_many_operators_for_many_images_as_for_two(cls, resolution):
-    """Made of tensors alone: no length of an image is read, and none is float64."""
-    model = small(cls, resolution=resolution)
-    two, many = operators(model, 2), operators(model, 16)
-    assert two.names == many.names
-    assert torch.float64 not in two.dtypes | many.dtypes
-
-
-@every_resolution
-def test_whole_canvases_make_no_mask(cls, resolution):
-    model, x = small(cls, resolution=resolution).eval(), torch.randn(2, 3, 64, 64)
-    with torch.no_grad():
-        model(x)  # matrices of other grids than the native one are cached
-        with Operators() as without:
-            model(x)
-        with Operators() as full:
-            model(x, valid_sizes=[(64, 64)] * 2)
-    assert without.names == full.names
-    if resolution != 'grid':  # its tables are made anew
-        assert not any('arange' in name or 'where' in name for name in full.names)
-
-
-@pytest.fixture
-def graphs():
-    """The graphs that torch.compile makes, which run as they are."""
-    made = []
-
-    def backend(graph, inputs):
-        made.append(graph)
-        return graph.forward
-
-    torch._dynamo.reset()
-    yield made, functools.partial(torch.compile, backend=backend, fullgraph=True)
-    torch._dynamo.reset()
-
-
-# Every mode by a plain model, which has the blocks of the pyramid of its family.
-every_program = pytest.mark.parametrize(
-    'cls, resolution',
-    [(c, None) for c in classes(PyramidBackbone)]
-    + [(c, r) for c in classes(PlainBackbone) for r in resolutions(c)],
-    ids=lambda v: v.__name__ if isinstance(v, type) else str(v),
-)
-compiles = pytest.mark.skipif(torch.__version__ < '2.4', reason='compilers of valid sizes: 2.4')
-
-
-@compiles
-@every_program
-def test_one_graph_for_any_valid_sizes_on_a_canvas(cls, resolution, graphs):
-    made, compile = graphs
-    model = small(cls, resolution=resolution).eval()
-    compiled = compile(model, dynamic=False)
-    x = torch.randn(2, 3, 90, 75)
-    with torch.no_grad():
-        for sizes in ([(90, 75), (1, 1)], SIZES, [(64, 64)] * 2, [(17, 75), (90, 3)]):
-            sizes = torch.tensor(sizes)
-            close(compiled(x, valid_sizes=sizes), model(x, valid_sizes=sizes), 1e-4)
-            on_the_batch = x.clone()
-            on_the_batch.valid_sizes = sizes
-            close(compiled(on_the_batch), model(x, valid_sizes=sizes), 1e-4)
-    assert len(made) <= 2  # one for each way that sizes come in
-
-
-@compiles
-@every
-def test_three_graphs_at_most_for_canvases_of_any_size(cls, graphs):
-    """The first canvas, then any height and width, then any number of images."""
-    made, compile = graphs
-    model = small(cls).eval()
-    compiled = compile(model)
-    with torch.no_grad():
-        for b, h, w in ((2, 96, 75), (2, 67, 130), (3, 128, 90), (4, 75, 96)):
-            x = torch.randn(b, 3, h, w)
-            sizes = torch.tensor([(h, w - i) for i in range(b)])
-            close(compiled(x, valid_sizes=sizes), model(x, valid_sizes=sizes), 1e-4)
-    assert len(made) <= 3
-
-
-@compiles
-@every_program
-def test_an_export_takes_other_canvases_and_sizes(cls, resolution, sizes=SIZES):
-    model = small(cls, resolution=resolution).eval()
-    x, sizes = torch.randn(2, 3, 90, 75), None if sizes is None else torch.tensor(sizes)
-    free = torch.export.Dim.DYNAMIC
-    with torch.no_grad():
-        shapes = dict(x={2: free, 3: free}, valid_sizes=None)
-        program = torch.export.export(model, (x, sizes), dynamic_shapes=shapes).module()
-        for h, w in ((70, 133), (128, 96)):
-            x = torch.randn(2, 3, h, w)
-            sizes = None if sizes is None else torch.tensor([(h, w - 20), (31, w)])
-            close(program(x, sizes), model(x, valid_sizes=sizes), 1e-4)
-
-
-@compiles
-@pytest.mark.parametrize('resolution', ['interpolate', 'window', 'grid'])
-def test_an_export_takes_other_whole_canvases(resolution):
-    test_an_export_takes_other_canvases_and_sizes(PlainGMLP, resolution, None)
-
-
-# --- ranks ------------------------------------------------------------------------------------
-
-
-def on_rank(rank, folder):
-    """Gradients of one image on each of two ranks are those of both images on one."""
-    from torch.distributed.fsdp import FullyShardedDataParallel
-    from torch.distributed.fsdp.wrap import ModuleWrapPolicy
-
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group('gloo', f'file://{folder}/store', rank=rank, world_size=2)
-    try:
-        from torch.distributed.fsdp import fully_shard
-    except ImportError:  # before torch 2.6, where FSDP does not run on a CPU
-        fully_shard = None
-
-    def loss(outs):
-        return sum(o.square().mean() for o in outs)
-
-    def fsdp1(model, blocks):
-        kinds = {type(block) for block in blocks}
-        return FullyShardedDataParallel(
-            model,
-            auto_wrap_policy=ModuleWrapPolicy(kinds),
-            use_orig_params=True,
-            device_id=torch.device('cpu'),
-        )
-
-    def fsdp2(model, blocks):
-        for module in (*blocks, model):
-            fully_shard(module)
-        return model
-
-    def gradients(model):
-        if isinstance(model, FullyShardedDataParallel):
-            with FullyShardedDataParallel.summon_full_params(model, with_grads=True):
-                return {n: p.grad.clone() for n, p in model.named_parameters()}
-        full = {
-            n: getattr(p.grad, 'full_tensor', lambda p=p: p.grad)()
-            for n, p in model.named_parameters()
-        }
-        return full
-
-    wraps = [lambda model, blocks: nn.parallel.DistributedDataParallel(model)]
-    wraps += [fsdp1, fsdp2] if fully_shard else []
-    x, sizes = torch.randn(2, 3, 90, 75, generator=torch.Generator().manual_seed(0)), SIZES
-    for cls in classes(PyramidBackbone) + classes(PlainBackbone):
-        whole = small(cls)
-        loss(whole(x, valid_sizes=sizes)).backward()
-        expected = {n: p.grad for n, p in whole.named_parameters()}
-        for wrap in wraps:
-            model = small(cls)
-            blocks = [m for m in model.modules() if hasattr(m, 'drop_path')]
-            model = wrap(model, blocks)
-            loss(model(x[rank : rank + 1], valid_sizes=sizes[rank : rank + 1])).backward()
-            for name, gradient in gradients(model).items():
-                name = name.replace('_fsdp_wrapped_module.', '').replace('module.', '')
-                torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-5)
-    torch.distributed.destroy_process_group()
-
-
-def test_two_ranks_have_the_gradients_of_one(tmp_path):
-    torch.multiprocessing.spawn(on_rank, (str(tmp_path),), nprocs=2)

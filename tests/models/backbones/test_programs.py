@@ -1,0 +1,264 @@
+"""Programs that are recorded: by torch.compile, torch.export, torch.jit.trace, and as ONNX."""
+
+import functools
+
+import onnxruntime
+import pytest
+import torch
+from families import SIZES, classes, close, every, every_resolution, resolutions, small, small_arch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mlp_backbones.models import (
+    S2MLP,
+    MLPMixer,
+    PlainBackbone,
+    PlainGMLP,
+    PyramidBackbone,
+    ResMLP,
+)
+
+# --- one program for every batch --------------------------------------------------------------
+
+
+class Operators(TorchDispatchMode):
+    """Records what runs: the names of all operators but views, and the dtypes they make."""
+
+    def __init__(self):
+        super().__init__()
+        self.names, self.dtypes = [], set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            self.names.append(str(func))
+        for tensor in out if isinstance(out, (tuple, list)) else [out]:
+            if isinstance(tensor, torch.Tensor):
+                self.dtypes.add(tensor.dtype)
+        return out
+
+
+def operators(model, batch):
+    """Those of a batch of images of different sizes, on a device that has no values to read."""
+    model.to('meta').zero_grad()
+    x = torch.empty(batch, 3, 90, 75, device='meta')
+    sizes = torch.empty(batch, 2, dtype=torch.long, device='meta')
+    with Operators() as recorded:
+        sum(o.sum() for o in model(x, valid_sizes=sizes)).backward()
+    return recorded
+
+
+@every_resolution
+def test_as_many_operators_for_many_images_as_for_two(cls, resolution):
+    """Made of tensors alone: no length of an image is read, and none is float64."""
+    model = small(cls, resolution=resolution)
+    two, many = operators(model, 2), operators(model, 16)
+    assert two.names == many.names
+    assert torch.float64 not in two.dtypes | many.dtypes
+
+
+@every_resolution
+def test_whole_canvases_make_no_mask(cls, resolution):
+    model, x = small(cls, resolution=resolution).eval(), torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        model(x)  # matrices of other grids than the native one are cached
+        with Operators() as without:
+            model(x)
+        with Operators() as full:
+            model(x, valid_sizes=[(64, 64)] * 2)
+    assert without.names == full.names
+    if resolution != 'grid':  # its tables are made anew
+        assert not any('arange' in name or 'where' in name for name in full.names)
+
+
+# The pyramids, and every mode by a plain model, which has the blocks of the pyramid of its family.
+programs = [(c, None) for c in classes(PyramidBackbone)]
+programs += [
+    (c, r)
+    for c in classes(PlainBackbone)
+    for r in resolutions(c)
+    if r not in ('window', 'interpolate')  # which alternate in another
+]
+every_program = pytest.mark.parametrize(
+    'cls, resolution', programs, ids=lambda v: v.__name__ if isinstance(v, type) else str(v)
+)
+compiles = pytest.mark.skipif(torch.__version__ < '2.4', reason='compilers of valid sizes: 2.4')
+
+
+def program_of(cls, resolution=None):
+    """A model with one block for each mode; of the pyramids the first two stages."""
+    settings = dict(resolution=resolution)
+    if issubclass(cls, PlainBackbone):
+        layers = 1 + (resolution or '').count('+')
+        settings['arch'] = dict(small_arch(cls), num_layers=layers)
+    else:
+        settings['out_indices'] = (0, 1)
+        settings['resolution'] = 'window+interpolate' if cls.modes else None
+    return small(cls, **settings).eval()
+
+
+# --- torch.compile ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def graphs():
+    """The graphs that torch.compile makes, which run as they are."""
+    made = []
+
+    def backend(graph, inputs, differentiate=False):
+        made.append(graph)
+        run = torch._dynamo.lookup_backend('aot_eager' if differentiate else 'eager')
+        return run(graph, inputs)
+
+    def compile(model, differentiate=False, **options):
+        run = functools.partial(backend, differentiate=differentiate)
+        return torch.compile(model, backend=run, fullgraph=True, **options)
+
+    torch._dynamo.reset()
+    yield made, compile
+    torch._dynamo.reset()
+
+
+@compiles
+@every_program
+def test_one_graph_for_any_valid_sizes_on_a_canvas(cls, resolution, graphs):
+    made, compile = graphs
+    model = small(cls, resolution=resolution).eval()
+    compiled = compile(model, dynamic=False)
+    x = torch.randn(2, 3, 90, 75)
+    with torch.no_grad():
+        for sizes in ([(90, 75), (1, 1)], SIZES, [(64, 64)] * 2, [(17, 75), (90, 3)]):
+            sizes = torch.tensor(sizes)
+            close(compiled(x, valid_sizes=sizes), model(x, valid_sizes=sizes), 1e-4)
+            on_the_batch = x.clone()
+            on_the_batch.valid_sizes = sizes
+            close(compiled(on_the_batch), model(x, valid_sizes=sizes), 1e-4)
+    assert len(made) <= 2  # one for each way that sizes come in
+
+
+@every
+@pytest.mark.parametrize('sizes', [None, pytest.param(SIZES, marks=compiles)])
+def test_a_compiled_model_trains(cls, sizes, graphs):
+    made, compile = graphs
+    model = small(cls).train()
+    compiled = compile(model, differentiate=True, dynamic=False)
+    for flip in (False, True):
+        x = torch.randn(2, 3, 90, 75)
+        valid = None if sizes is None else torch.tensor(sizes[::-1] if flip else sizes)
+        gradients = []
+        for run in (model, compiled):
+            model.zero_grad()
+            sum(o.square().sum() for o in run(x, valid_sizes=valid)).backward()
+            gradients.append([p.grad.clone() for p in model.parameters()])
+        close(*gradients, 1e-3)
+    assert len(made) == 1
+
+
+@compiles
+@pytest.mark.parametrize(
+    'cls, valid',
+    [(c, True) for c in classes(PyramidBackbone) + classes(PlainBackbone)]
+    + [(MLPMixer, False), (PlainGMLP, False)],
+    ids=lambda v: v.__name__ if isinstance(v, type) else str(v),
+)
+def test_two_graphs_at_most_for_canvases_of_any_size(cls, valid, graphs):
+    """The first canvas, then any batch, height and width."""
+    made, compile = graphs
+    model = program_of(cls)
+    compiled = compile(model)
+    with torch.no_grad():
+        for b, h, w in ((2, 96, 75), (3, 67, 130), (4, 128, 90), (2, 75, 96)):
+            x = torch.randn(b, 3, h, w)
+            sizes = torch.tensor([(h, w - i) for i in range(b)]) if valid else None
+            close(compiled(x, valid_sizes=sizes), model(x, valid_sizes=sizes), 1e-4)
+    assert len(made) <= 2
+
+
+# --- torch.export, and ONNX from it -----------------------------------------------------------
+
+
+def run_onnx(file, *inputs):
+    """What onnxruntime makes of the inputs that are tensors."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(str(file), options)
+    given = [x.numpy() for x in inputs if x is not None]
+    names = [i.name for i in session.get_inputs()]
+    return list(map(torch.from_numpy, session.run(None, dict(zip(names, given, strict=True)))))
+
+
+@compiles
+@every_program
+def test_an_export_takes_other_canvases_and_sizes(cls, resolution, tmp_path, valid=True):
+    """Batch, height and width are free, and the valid sizes a second input."""
+    model = program_of(cls, resolution)
+    free = torch.export.Dim.DYNAMIC
+    x, sizes = torch.randn(2, 3, 90, 75), torch.tensor(SIZES) if valid else None
+    shapes = dict(x={0: free, 2: free, 3: free}, valid_sizes={0: free} if valid else None)
+    with torch.no_grad():
+        program = torch.export.export(model, (x, sizes), dynamic_shapes=shapes)
+        as_onnx = cls not in (MLPMixer, ResMLP, S2MLP)  # but GMLP and the plain ones with it
+        if as_onnx:
+            torch.onnx.export(program, dynamo=True, verbose=False).save(tmp_path / 'model.onnx')
+        program = program.module()
+        for b, h, w in ((3, 70, 133), (4, 128, 96), (2, 64, 64), (1, 3, 5)):
+            x = torch.randn(b, 3, h, w)
+            sizes = torch.tensor([(h, 1 + w // (i + 2)) for i in range(b)]) if valid else None
+            expected = model(x, valid_sizes=sizes)
+            if (h, w) > (64, 64):  # a program is for more than one window on each side
+                close(program(x, sizes), expected, 1e-4)
+            if as_onnx:
+                close(run_onnx(tmp_path / 'model.onnx', x, sizes), expected, 1e-4)
+
+
+@compiles
+@pytest.mark.parametrize('resolution', ['window+interpolate', 'grid'])
+def test_an_export_takes_other_whole_canvases(resolution, tmp_path):
+    test_an_export_takes_other_canvases_and_sizes(PlainGMLP, resolution, tmp_path, valid=False)
+
+
+@compiles
+@every_resolution
+def test_a_program_of_one_size_has_constants_for_matrices(cls, resolution):
+    model, x = small(cls, resolution=resolution).eval(), torch.randn(2, 3, 90, 75)
+    with torch.no_grad():
+        program = torch.export.export(model, (x,))
+        close(program.module()(x), model(x))
+    if 'interpolate' in str(resolution) or getattr(model, 'pos_embed', None):
+        assert program.constants
+    if resolution != 'grid':  # which has tables, by arithmetic
+        assert not any('arange' in str(node.target) for node in program.graph.nodes)
+
+
+# --- traces, and ONNX by way of TorchScript ---------------------------------------------------
+
+
+@every_resolution
+def test_a_trace_can_be_saved(cls, resolution, tmp_path):
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'  # sizes in a trace are on the CPU
+    model = small(cls, resolution=resolution).eval().to(device)
+    x = torch.randn(1, 3, 40, 50, device=device)
+    with torch.no_grad():
+        torch.jit.trace(model, x).save(tmp_path / 'model.pt')
+        traced = torch.jit.load(tmp_path / 'model.pt')
+        for size in ((1, 40, 50), (2, 64, 64), (3, 75, 31)):  # and it is one for any size
+            x = torch.randn(size[0], 3, *size[1:], device=device)
+            close(traced(x), model(x), 1e-4)
+
+
+@every_resolution
+def test_torchscript_onnx_of_one_size_takes_any_batch(cls, resolution, tmp_path):
+    """The exporter that mmdeploy uses."""
+    model = small(cls, resolution=resolution).eval()
+    file = tmp_path / 'model.onnx'
+    with torch.no_grad():
+        torch.onnx.export(
+            model,
+            torch.randn(2, 3, 90, 75),
+            str(file),
+            input_names=['x'],
+            dynamic_axes=dict(x={0: 'batch'}),
+            **(dict(dynamo=False) if torch.__version__ >= '2.5' else {}),
+        )
+        for batch in (1, 2, 5):
+            x = torch.randn(batch, 3, 90, 75)
+            close(run_onnx(file, x), model(x), 1e-4)
