@@ -1,68 +1,117 @@
-"""Two ranks have the gradients of one."""
+"""Two ranks, each with its images, learn what one rank learns from all of them."""
+
+import contextlib
 
 import torch
 from families import SIZES, classes, small
 from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 
 from mlp_backbones.models import PlainBackbone, PyramidBackbone
 
+try:
+    from torch.distributed.fsdp import fully_shard
+except ImportError:  # before torch 2.6, where FSDP does not run on a CPU
+    fully_shard = None
+
+
+def ddp(model, **options):
+    return nn.parallel.DistributedDataParallel(model, **options)
+
+
+def fsdp1(model, use_orig_params):
+    return FullyShardedDataParallel(
+        model,
+        auto_wrap_policy=ModuleWrapPolicy({type(block) for block in blocks_of(model)}),
+        use_orig_params=use_orig_params,
+        device_id=torch.device('cpu'),
+    )
+
+
+def fsdp2(model):
+    for module in (*blocks_of(model), model):
+        fully_shard(module)
+    return model
+
+
+WRAPS = {
+    'DDP': ddp,
+    'DDP, static graph': lambda model: ddp(model, static_graph=True),
+    'FSDP': lambda model: fsdp1(model, use_orig_params=True),
+    'FSDP, flat parameters': lambda model: fsdp1(model, use_orig_params=False),
+    'FSDP2': fsdp2,
+}
+
+
+def blocks_of(model):
+    return [m for m in model.modules() if hasattr(m, 'drop_path')]
+
+
+@contextlib.contextmanager
+def no_sync(model):
+    """Gradients are only added up, each rank its own."""
+    if hasattr(model, 'set_requires_gradient_sync'):
+        model.set_requires_gradient_sync(False)
+        yield
+        model.set_requires_gradient_sync(True)
+    else:
+        with model.no_sync():
+            yield
+
+
+def loss(outs):
+    return sum(o.square().mean() for o in outs)
+
+
+def learn(model):
+    torch.optim.SGD(model.parameters(), lr=1).step()
+
+
+def weights(model):
+    """All of them, by their names in the model that is wrapped."""
+    whole = contextlib.nullcontext()
+    if isinstance(model, FullyShardedDataParallel):
+        whole = FullyShardedDataParallel.summon_full_params(model)
+    with whole:
+        full = {
+            name.replace('_fsdp_wrapped_module.', '').removeprefix('module.'): (
+                getattr(p, 'full_tensor', p.clone)()
+            )
+            for name, p in model.named_parameters()
+        }
+    return full
+
 
 def on_rank(rank, folder):
-    """Gradients of one image on each of two ranks are those of both images on one."""
-    from torch.distributed.fsdp import FullyShardedDataParallel
-    from torch.distributed.fsdp.wrap import ModuleWrapPolicy
-
     torch.set_num_threads(1)
     torch.distributed.init_process_group('gloo', f'file://{folder}/store', rank=rank, world_size=2)
-    try:
-        from torch.distributed.fsdp import fully_shard
-    except ImportError:  # before torch 2.6, where FSDP does not run on a CPU
-        fully_shard = None
-
-    def loss(outs):
-        return sum(o.square().mean() for o in outs)
-
-    def fsdp1(model, blocks):
-        kinds = {type(block) for block in blocks}
-        return FullyShardedDataParallel(
-            model,
-            auto_wrap_policy=ModuleWrapPolicy(kinds),
-            use_orig_params=True,
-            device_id=torch.device('cpu'),
-        )
-
-    def fsdp2(model, blocks):
-        for module in (*blocks, model):
-            fully_shard(module)
-        return model
-
-    def gradients(model):
-        if isinstance(model, FullyShardedDataParallel):
-            with FullyShardedDataParallel.summon_full_params(model, with_grads=True):
-                return {n: p.grad.clone() for n, p in model.named_parameters()}
-        full = {
-            n: getattr(p.grad, 'full_tensor', lambda p=p: p.grad)()
-            for n, p in model.named_parameters()
-        }
-        return full
-
-    wraps = [lambda model, blocks: nn.parallel.DistributedDataParallel(model)]
-    wraps += [fsdp1, fsdp2] if fully_shard else []
-    x, sizes = torch.randn(2, 3, 90, 75, generator=torch.Generator().manual_seed(0)), SIZES
+    batches = torch.randn(2, 2, 3, 90, 75, generator=torch.Generator().manual_seed(0))
+    mine = slice(rank, rank + 1)
     for cls in classes(PyramidBackbone) + classes(PlainBackbone):
-        whole = small(cls)
-        loss(whole(x, valid_sizes=sizes)).backward()
-        expected = {n: p.grad for n, p in whole.named_parameters()}
-        for wrap in wraps:
-            model = small(cls)
-            blocks = [m for m in model.modules() if hasattr(m, 'drop_path')]
-            model = wrap(model, blocks)
-            loss(model(x[rank : rank + 1], valid_sizes=sizes[rank : rank + 1])).backward()
-            for name, gradient in gradients(model).items():
-                name = name.replace('_fsdp_wrapped_module.', '').replace('module.', '')
-                torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-5)
+        alone = small(cls)
+        for batch in batches:
+            loss(alone(batch, valid_sizes=SIZES)).backward()
+        learn(alone)
+        for name, wrap in WRAPS.items():
+            if fully_shard is None and 'FSDP' in name:
+                continue
+            model = wrap(small(cls))
+            for i, batch in enumerate(batches):
+                first = i == 0 and 'static' not in name  # whose first step is not like others
+                with no_sync(model) if first else contextlib.nullcontext():
+                    loss(model(batch[mine], valid_sizes=SIZES[mine])).backward()
+            learn(model)
+            for key, weight in weights(model).items():
+                torch.testing.assert_close(
+                    weight,
+                    alone.get_parameter(key),
+                    rtol=1e-4,
+                    atol=1e-5,
+                    msg=lambda m, at=f'{cls.__name__}, {name}, {key}': f'{at}: {m}',
+                )
     torch.distributed.destroy_process_group()
 
 
-def test_two_ranks_have_the_gradients_of_one(tmp_path):
+def test_two_ranks_learn_what_one_learns(tmp_path):
     torch.multiprocessing.spawn(on_rank, (str(tmp_path),), nprocs=2)
