@@ -65,7 +65,7 @@ def loss(outs):
 
 
 def learn(model):
-    torch.optim.SGD(model.parameters(), lr=1).step()
+    torch.optim.SGD(model.parameters(), lr=1e4).step()  # so that gradients outweigh weights
 
 
 def weights(model):
@@ -106,8 +106,8 @@ def on_rank(rank, folder):
                 torch.testing.assert_close(
                     weight,
                     alone.get_parameter(key),
-                    rtol=1e-4,
-                    atol=1e-5,
+                    rtol=1e-3,
+                    atol=1e-3,
                     msg=lambda m, at=f'{cls.__name__}, {name}, {key}': f'{at}: {m}',
                 )
     torch.distributed.destroy_process_group()
