@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install lint format test demo demo-seg bench wheel clean
+.PHONY: help install lint format test test-oldest demo demo-seg bench wheel clean
 
 PYTHON_BIN := .venv/bin/python
 FAMILY ?= gmlp
@@ -22,6 +22,19 @@ format: install ## ruff: repair what it can
 # One thread for each worker: more of them only wait for one another.
 test: lint ## lint and all tests; PYTEST_ARGS="-k gmlp" runs some, WORKERS=0 in one process
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(PYTHON_BIN) -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
+
+# torch 2.1 knows no Python after 3.11.
+OLDEST := .venv-oldest
+OLDEST_PYTHON := $(or $(PYTHON),$(shell command -v python3.11 || command -v python3.10 || echo python3))
+
+$(OLDEST)/installed: tests/oldest.txt setup.py
+	$(OLDEST_PYTHON) -m venv --clear $(OLDEST)
+	$(OLDEST)/bin/python -m pip install -r tests/oldest.txt -e .
+	touch $@
+
+test-oldest: $(OLDEST)/installed ## the tests of the models with the oldest torch, in .venv-oldest
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n $(WORKERS) --dist worksteal \
+		tests/models tests/checkpoints $(PYTEST_ARGS)
 
 demo: install ## train Mask R-CNN with FAMILY (gmlp) on made images, on the CPU; pictures in work_dirs/
 	$(PYTHON_BIN) tools/demo.py --task det --family $(FAMILY) $(DEMO_ARGS)

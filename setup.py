@@ -104,7 +104,7 @@ setup(
     python_requires='>=3.10',
     # mmengine and mmcv are imported too, and left out: two stacks provide them, and an install
     # beside either must not touch it. environment.py says what is missing.
-    install_requires=['torch', 'einops'],
+    install_requires=['torch>=2.1', 'einops'],
     extras_require=EXTRAS,
     packages=find_packages(include=[PACKAGE, f'{PACKAGE}.*']),
     cmdclass={'build_py': BuildWithMim},

@@ -157,6 +157,10 @@ def test_only_weights_decay(path):
             ['train.py', UPERNET, '--cfg-options', 'model.auxiliary_head.in_index=4'],
             ["model.auxiliary_head.in_index=4 is beyond the backbone's maps"],
         ),
+        (
+            ['train.py', MASK_RCNN, '--cfg-options', 'runner_type=FlexibleRuner'],
+            ["runner_type='FlexibleRuner' does not exist; there are", 'FlexibleRunner', 'RUNNERS'],
+        ),
         (['train.py', MASK_RCNN, '--amp'], ['needs a GPU']),
         (['test.py', MASK_RCNN, 'nowhere.pth'], ['no checkpoint nowhere.pth']),
         (['test.py', MASK_RCNN, 'LICENSE'], ['LICENSE cannot be read as a checkpoint']),

@@ -111,13 +111,15 @@ def build(text: str) -> nn.Module:
 @lru_cache
 def import_timm():
     """timm from the path, or from where `make install` puts it beside the environment."""
-    if not torch.cuda.is_available():  # torchvision's Python code wants its operators declared
+    sys.path.append(str(Path(sys.prefix, 'reference')))
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError:  # PyPI's beside a CPU build of torch: it wants its operators declared
         import_timm.library = torch.library.Library('torchvision', 'DEF')
         import_timm.library.define(
             'nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor'
         )
         import_timm.library.define('qnms(Tensor dets, Tensor scores, float t) -> Tensor')
-    sys.path.append(str(Path(sys.prefix, 'reference')))
     import timm
 
     return timm

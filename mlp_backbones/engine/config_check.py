@@ -9,7 +9,7 @@ from typing import Any
 import mmengine.registry
 import torch
 from mmengine.config import Config
-from mmengine.registry import DATASETS, MODELS, Registry
+from mmengine.registry import DATASETS, MODELS, RUNNERS, Registry
 
 from mlp_backbones.models.backbones.base import Backbone
 from mlp_backbones.registry import MODELS as OURS
@@ -28,6 +28,7 @@ def check_config(cfg: Config) -> None:
     """
     if not isinstance(cfg.get('model'), Mapping):
         raise ValueError(f'{cfg.filename} has no model')
+    check_runner(cfg)
     check_types(cfg)
     check_model(cfg)
     check_classes(cfg)
@@ -41,6 +42,19 @@ def walk(node: Any, setting: str = '') -> Iterator[tuple[str, Mapping]]:
     items = node.items() if isinstance(node, Mapping) else ()
     for key, value in enumerate(node) if isinstance(node, (list, tuple)) else items:
         yield from walk(value, f'{setting}.{key}'.lstrip('.'))
+
+
+def check_runner(cfg: Config) -> None:
+    """Raise ValueError at a ``runner_type`` that nobody has registered."""
+    kind = cfg.get('runner_type', 'Runner')
+    registries = (RUNNERS, *RUNNERS.children.values())
+    known = {name for registry in registries for name in registry.module_dict}
+    if str(kind).rpartition('.')[2] not in known:
+        raise ValueError(
+            f'runner_type={kind!r} does not exist; there are {", ".join(sorted(known))}. A class '
+            "of your own registers itself in mmengine's RUNNERS, in a module that the config's "
+            'custom_imports name.'
+        )
 
 
 def check_types(cfg: Config) -> None:

@@ -18,7 +18,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
-from mmengine.registry import MODEL_WRAPPERS
+from mmengine.registry import MODEL_WRAPPERS, RUNNERS
 from mmengine.runner import Runner
 
 from mlp_backbones.checkpoints import CheckpointError, safe_loading
@@ -179,7 +179,7 @@ def run(loop: str, make_config: Callable[[argparse.Namespace], Config], args) ->
         sys.exit(f'{loop}.py: {error}')
     try:
         with safe_loading():
-            runner = Runner.from_cfg(cfg)
+            runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
             runner.register_hook(CheckpointFitHook(whole=loop == 'test'))
             getattr(runner, loop)()
     except CheckpointError as error:

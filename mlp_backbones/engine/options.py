@@ -23,6 +23,7 @@ DATA_SECTIONS = (
 # The settings that a config may have at its top without stating them.
 RUNNER = {*inspect.signature(Runner.__init__).parameters, 'auto_scale_lr', 'tta_model'}
 RUNNER |= {'tta_pipeline', 'find_unused_parameters', 'sync_bn', 'model_wrapper_cfg', 'compile'}
+RUNNER |= {'runner_type', 'strategy'}  # the latter is FlexibleRunner's
 
 
 class CfgOptions(DictAction):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..environment import require
 from ..registry import MODELS
-from .layers import check_valid_sizes
+from .layers import check_valid_sizes, leave_sizes
 
 CODE_BASES = {'DetDataPreprocessor': 'mmdet', 'SegDataPreProcessor': 'mmseg'}
 
@@ -48,7 +48,7 @@ class ValidSizes:
             after = _img_shapes(output)
             sizes = check_valid_sizes(list(map(_on_canvas, held, before, after)), canvas)
             if sizes is not None:
-                canvas.valid_sizes = sizes
+                leave_sizes(canvas, sizes)
         return output
 
 

@@ -12,7 +12,7 @@ import torch
 from layouts import google_mixer
 from reference import import_timm
 
-from mlp_backbones.checkpoints import read_weights
+from mlp_backbones.checkpoints import knows_stand_ins, read_weights
 from mlp_backbones.models import PlainMLPMixer
 
 TOOL = str(Path(__file__).resolve().parents[2] / 'tools/convert_checkpoint.py')
@@ -135,7 +135,12 @@ def spoil(state, kind, folder):
         ('good', ['--arch', 'b16'], '--arch and --pretrain-img-size belong to --backbone'),
         ('good', [*BUILD, '--prefix', 'neck'], "starts with prefix='neck.'"),
         ('half', BUILD, 'lacks 14 of the 28 weights'),
-        ('code', BUILD, r'objects other than weights .*nothing in it was run'),
+        pytest.param(
+            'code',
+            BUILD,
+            r'objects other than weights .*nothing in it was run',
+            marks=pytest.mark.skipif(not knows_stand_ins(), reason='torch before 2.6 says less'),
+        ),
         ('cut', BUILD, 'was cut off'),
     ],
 )

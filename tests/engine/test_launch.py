@@ -3,7 +3,8 @@
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODEL_WRAPPERS
+from mmengine.registry import MODEL_WRAPPERS, RUNNERS
+from mmengine.runner import Runner
 
 from mlp_backbones.engine import launch
 
@@ -60,3 +61,18 @@ def test_on_the_cpu_gloo_and_bn_replace_nccl_and_sync_bn(monkeypatch, tmp_path):
     finally:
         torch.distributed.destroy_process_group()
     assert cfg.env_cfg.dist_cfg.backend == 'gloo'
+
+
+def test_a_config_names_its_runner(tmp_path):
+    class OwnRunner(Runner):
+        def train(self):
+            (tmp_path / 'trained').touch()
+
+    cfg = Config(dict(model=dict(type='BaseDataPreprocessor'), runner_type='OwnRunner'))
+    cfg.work_dir = str(tmp_path)
+    RUNNERS.register_module(module=OwnRunner)
+    try:
+        launch.run('train', lambda args: cfg, None)
+    finally:
+        RUNNERS.module_dict.pop('OwnRunner')
+    assert (tmp_path / 'trained').exists()

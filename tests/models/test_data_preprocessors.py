@@ -2,10 +2,9 @@
 
 import copy
 import pickle
+import re
 from pathlib import Path
 
-import mmdet.models
-import mmseg.models
 import pytest
 import torch
 from mmengine.config import Config
@@ -18,7 +17,11 @@ from mmengine.structures import InstanceData, PixelData
 from mlp_backbones.engine import launch
 from mlp_backbones.models import ValidSizes, data_preprocessors
 from mlp_backbones.models.backbones.base import Backbone
+from mlp_backbones.models.layers import valid_sizes
 from mlp_backbones.registry import MODELS
+
+mmdet_models = pytest.importorskip('mmdet.models')
+mmseg_models = pytest.importorskip('mmseg.models')
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted(path for path in (ROOT / 'configs').rglob('*.py') if '_base_' not in path.parts)
@@ -218,8 +221,8 @@ def test_an_image_that_is_resized_with_its_batch_has_its_new_size(said, monkeypa
 
 
 def test_the_classes_are_those_of_the_code_bases():
-    assert issubclass(data_preprocessors.DetDataPreprocessor, mmdet.models.DetDataPreprocessor)
-    assert issubclass(data_preprocessors.SegDataPreProcessor, mmseg.models.SegDataPreProcessor)
+    assert issubclass(data_preprocessors.DetDataPreprocessor, mmdet_models.DetDataPreprocessor)
+    assert issubclass(data_preprocessors.SegDataPreProcessor, mmseg_models.SegDataPreProcessor)
     assert type(det_model().data_preprocessor) is data_preprocessors.DetDataPreprocessor
     with pytest.raises(AttributeError, match="no attribute 'Preprocessor'"):
         _ = data_preprocessors.Preprocessor
@@ -233,7 +236,7 @@ def test_others_inherit_from_them(monkeypatch):
             self.register_buffer('std', torch.ones(4, 1, 1), persistent=False)
             self._enable_normalize = True
 
-    class BoxInst(ValidSizes, mmdet.models.BoxInstDataPreprocessor):
+    class BoxInst(ValidSizes, mmdet_models.BoxInstDataPreprocessor):
         pass
 
     batch = det_batch(SIZES[:2])
@@ -249,3 +252,29 @@ def test_the_data_preprocessor_is_copied_and_pickled():
     preprocessor = det_model().data_preprocessor
     for twin in (copy.deepcopy(preprocessor), pickle.loads(pickle.dumps(preprocessor))):
         assert twin(det_batch(SIZES[:2]))['inputs'].valid_sizes.tolist() == [*map(list, SIZES[:2])]
+
+
+@pytest.mark.parametrize(
+    'change, cause',
+    [
+        (lambda x: x.double(), 'a cast from torch.float32 to torch.float64'),
+        (lambda x: x.to(memory_format=torch.channels_last), 'a copy in another memory format'),
+        (lambda x: x.clone(), 'a copy of the same values'),
+        (lambda x: x / 2, 'one of other values and the same shape'),
+        (lambda x: x[:1], r'one of shape \(1, 3, 128, 160\) for one of \(3, 3, 128, 160\)'),
+        (lambda x: x, None),
+    ],
+)
+def test_sizes_that_do_not_arrive_are_told_once(change, cause, monkeypatch):
+    told = []
+    monkeypatch.setattr(valid_sizes, 'print_log', lambda text, **_: told.append(text))
+    monkeypatch.setattr(valid_sizes, '_told', [])
+    model = det_model()
+    for _ in range(2):
+        data = model.data_preprocessor(det_batch(SIZES), True)
+        x = change(data['inputs'])
+        model.backbone.to(x.dtype)(x)
+        model.backbone(torch.rand(1, 3, 64, 64).to(x))  # a batch of somebody else
+    assert len(told) == (cause is not None)
+    if cause:
+        assert re.search(cause, told[0]) and 'y.valid_sizes = x.valid_sizes' in told[0]

@@ -29,6 +29,7 @@ from ..layers import (
     check_valid_sizes,
     make_region,
     parse_resolution,
+    read_sizes,
 )
 from ..layers.resampling import check_interpolation
 from ..layers.slices import by_bands
@@ -134,7 +135,8 @@ class Backbone(BaseModule):
                 tensor (B, 2). Default: those that our data preprocessors leave on x, or else
                 all images fill the canvas.
         """
-        return check_valid_sizes(getattr(x, 'valid_sizes', None) if sizes is None else sizes, x)
+        left = read_sizes(x)
+        return check_valid_sizes(left if sizes is None else sizes, x)
 
     def region(
         self, x: Tensor, sizes: Tensor | None, resolutions: Sequence[Resolution | None]

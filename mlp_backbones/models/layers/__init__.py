@@ -8,6 +8,7 @@ from .resampling import build_resampling_matrix, resample
 from .resolution import GRID_MODES, MODES, AnyResolution, Resolution, parse_resolution
 from .spatial_shift import SpatialShift
 from .token_linear import TokenLinear
+from .valid_sizes import leave_sizes, read_sizes
 
 __all__ = [
     'Affine',
@@ -29,8 +30,10 @@ __all__ = [
     'check_valid_sizes',
     'init_linear',
     'keep_valid',
+    'leave_sizes',
     'make_region',
     'parse_resolution',
+    'read_sizes',
     'resample',
     'shrink',
 ]

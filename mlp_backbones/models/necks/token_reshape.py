@@ -226,8 +226,8 @@ class CrossAttention(nn.Module):
         if self.positions is not None:
             k = k + resample(self.positions, in_size, self.interpolation).flatten(1, 2)
         q = resample(self.queries, out_size, self.interpolation).flatten(1, 2)
-        q = q.expand(len(x), -1, -1, -1)
-        o = F.scaled_dot_product_attention(q, k, v)  # softmax(Q K^T / sqrt(d)) V
+        q = q.expand(len(x), -1, -1, -1).to(v)  # autocast of torch 2.1 on a CPU leaves it as it is
+        o = F.scaled_dot_product_attention(q, k.to(v), v)  # softmax(Q K^T / sqrt(d)) V
         return rearrange(o, 'b m (h w) d -> b (m d) h w', h=out_size[0])
 
 

@@ -5,7 +5,19 @@ import functools
 import onnxruntime
 import pytest
 import torch
-from families import SIZES, classes, close, every, every_resolution, resolutions, small, small_arch
+from families import (
+    COMPILES,
+    SIZES,
+    classes,
+    close,
+    compiles,
+    every,
+    every_resolution,
+    resolutions,
+    small,
+    small_arch,
+)
+from torch._dynamo.backends.registry import lookup_backend
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mlp_backbones.models import (
@@ -81,7 +93,6 @@ programs += [
 every_program = pytest.mark.parametrize(
     'cls, resolution', programs, ids=lambda v: v.__name__ if isinstance(v, type) else str(v)
 )
-compiles = pytest.mark.skipif(torch.__version__ < '2.4', reason='compilers of valid sizes: 2.4')
 
 
 def program_of(cls, resolution=None):
@@ -106,12 +117,12 @@ def graphs():
 
     def backend(graph, inputs, differentiate=False):
         made.append(graph)
-        run = torch._dynamo.lookup_backend('aot_eager' if differentiate else 'eager')
+        run = lookup_backend('aot_eager' if differentiate else 'eager')
         return run(graph, inputs)
 
     def compile(model, differentiate=False, **options):
         run = functools.partial(backend, differentiate=differentiate)
-        return torch.compile(model, backend=run, fullgraph=True, **options)
+        return torch.compile(model, backend=run, fullgraph=COMPILES, **options)
 
     torch._dynamo.reset()
     yield made, compile
@@ -136,7 +147,7 @@ def test_one_graph_for_any_valid_sizes_on_a_canvas(cls, resolution, graphs):
 
 
 @every
-@pytest.mark.parametrize('sizes', [None, pytest.param(SIZES, marks=compiles)])
+@pytest.mark.parametrize('sizes', [None, SIZES])
 def test_a_compiled_model_trains(cls, sizes, graphs):
     made, compile = graphs
     model = small(cls).train()
@@ -150,7 +161,7 @@ def test_a_compiled_model_trains(cls, sizes, graphs):
             sum(o.square().sum() for o in run(x, valid_sizes=valid)).backward()
             gradients.append([p.grad.clone() for p in model.parameters()])
         close(*gradients, 1e-3)
-    assert len(made) == 1
+    assert len(made) == 1 or not COMPILES
 
 
 @compiles
