@@ -130,3 +130,9 @@ def test_the_configs_and_tools_that_it_names_are_there(document):
         assert config_path(name)
     for name in re.findall(r'(?:^|[ `$])((?:tools|tests)/\w+\.\w+)', text, re.MULTILINE):
         assert (ROOT / name).is_file(), name
+
+
+def test_lora_as_in_your_project(tmp_path, capsys):
+    (tmp_path / 'lora.py').write_text(code_blocks('your_project.md')['lora.py'])
+    runpy.run_path(str(tmp_path / 'lora.py'))
+    assert re.match('trainable params: [1-9]', capsys.readouterr().out)

@@ -147,7 +147,7 @@ def test_one_graph_for_any_valid_sizes_on_a_canvas(cls, resolution, graphs):
 
 
 @every
-@pytest.mark.parametrize('sizes', [None, SIZES])
+@pytest.mark.parametrize('sizes', [None, pytest.param(SIZES, marks=compiles)])
 def test_a_compiled_model_trains(cls, sizes, graphs):
     made, compile = graphs
     model = small(cls).train()
