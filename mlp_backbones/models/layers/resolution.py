@@ -243,12 +243,11 @@ class AnyResolution(nn.Module):
     parts make of them that hold tokens of the image.
 
     Args:
-        f: A token mixer, (..., C, N) -> (..., C', N) with N = ``resolution.tokens``: tokens last,
+        f: A token mixer, (B', C, N) -> (B', C', N) with N = ``resolution.tokens``: tokens last,
             so that a linear layer mixes them.
         resolution: The grid of f and how it meets other sizes.
         key_mask: Whether f is called with a second argument: which of its tokens belong to an
-            image, (B', N), or None if all do, beside tokens (B', C, N). Without it they are
-            zeros, and mixed like others.
+            image, (B', N), or None if all do. Without it they are zeros, and mixed like others.
     """
 
     def __init__(self, f: nn.Module, resolution: Resolution, key_mask: bool = False):
@@ -301,12 +300,14 @@ class AnyResolution(nn.Module):
 
     def mix(self, parts: Tensor, used: Tensor | None) -> Tensor:
         """f on parts (B, P, C, N), of which tokens (B, P, N) belong to an image."""
+        x = parts.flatten(0, 1)
         if not self.key_mask:
-            return self.f(parts)
-        # a part without any gives what is not used, but finite
-        if used is not None:
-            used = (used | ~used.any(-1, keepdim=True)).expand_as(parts[:, :, 0]).flatten(0, 1)
-        return self.f(parts.flatten(0, 1), used).unflatten(0, (-1, parts.shape[1]))
+            mixed = self.f(x)
+        else:
+            if used is not None:  # a part without any gives what is not used, but finite
+                used = (used | ~used.any(-1, keepdim=True)).expand_as(parts[:, :, 0]).flatten(0, 1)
+            mixed = self.f(x, used)
+        return mixed.unflatten(0, (-1, parts.shape[1]))
 
     def extra_repr(self) -> str:
         return str(self.resolution)
