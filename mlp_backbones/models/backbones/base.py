@@ -135,8 +135,9 @@ class Backbone(BaseModule):
                 tensor (B, 2). Default: those that our data preprocessors leave on x, or else
                 all images fill the canvas.
         """
-        left = read_sizes(x)
-        return check_valid_sizes(left if sizes is None else sizes, x)
+        if sizes is None:
+            sizes = read_sizes(x)
+        return check_valid_sizes(sizes, x)
 
     def region(
         self, x: Tensor, sizes: Tensor | None, resolutions: Sequence[Resolution | None]
