@@ -163,7 +163,7 @@ def requirements(metadata, extra: str | None = None) -> set[str]:
 
 
 def test_install_requires_only_what_pip_may_install_beside_any_stack(metadata):
-    assert requirements(metadata) == {'torch', 'einops'}
+    assert requirements(metadata) == {'torch>=2.1', 'einops'}
     assert metadata['Requires-Python'] == '>=3.10'
 
 
