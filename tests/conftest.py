@@ -8,3 +8,8 @@ settings.register_profile(
     'project', deadline=None, max_examples=40, derandomize='CI' in os.environ
 )
 settings.load_profile('project')
+
+
+def pytest_collection_modifyitems(items):
+    """The longest first: at the end, a worker would wait for the one that runs them."""
+    items.sort(key=lambda item: item.get_closest_marker('slow') is None)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from mmengine.config import Config
 from mmengine.dist import all_reduce
@@ -113,6 +114,7 @@ def train_all(folder):
     torch.multiprocessing.spawn(on_rank, (folder, rows, ports), nprocs=2)
 
 
+@pytest.mark.slow
 def test_the_models_of_its_table_train_on_two_processes(tmp_path):
     """DistributedDataParallel stops in the second iteration if a parameter had no gradient."""
     assert {row[0] for row in ROWS} >= set(RUN) and len(ROWS) == 20

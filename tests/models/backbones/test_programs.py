@@ -22,11 +22,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mlp_backbones.models import (
     S2MLP,
-    MLPMixer,
     PlainBackbone,
     PlainGMLP,
+    PlainMLPMixer,
+    PlainResMLP,
+    PlainS2MLP,
+    PlainViT,
     PyramidBackbone,
-    ResMLP,
 )
 
 # --- one program for every batch --------------------------------------------------------------
@@ -95,16 +97,19 @@ every_program = pytest.mark.parametrize(
 )
 
 
+# What ONNX, which takes its time, is made of: each family, mode and topology at least once.
+AS_ONNX = [(S2MLP, None), (PlainS2MLP, None), (PlainViT, 'global'), (PlainGMLP, 'grid')]
+AS_ONNX += [(c, 'window+interpolate') for c in (PlainGMLP, PlainMLPMixer, PlainResMLP)]
+
+
 def program_of(cls, resolution=None):
     """A model with one block for each mode; of the pyramids the first two stages."""
-    settings = dict(resolution=resolution)
-    if issubclass(cls, PlainBackbone):
-        layers = 1 + (resolution or '').count('+')
-        settings['arch'] = dict(small_arch(cls), num_layers=layers)
+    if issubclass(cls, PyramidBackbone):
+        settings = dict(out_indices=(0, 1))
+        resolution = resolution or ('window+interpolate' if cls.modes else None)
     else:
-        settings['out_indices'] = (0, 1)
-        settings['resolution'] = 'window+interpolate' if cls.modes else None
-    return small(cls, **settings).eval()
+        settings = dict(arch=dict(small_arch(cls), num_layers=1 + str(resolution).count('+')))
+    return small(cls, resolution=resolution, **settings).eval()
 
 
 # --- torch.compile ----------------------------------------------------------------------------
@@ -133,7 +138,7 @@ def graphs():
 @every_program
 def test_one_graph_for_any_valid_sizes_on_a_canvas(cls, resolution, graphs):
     made, compile = graphs
-    model = small(cls, resolution=resolution).eval()
+    model = program_of(cls, resolution)
     compiled = compile(model, dynamic=False)
     x = torch.randn(2, 3, 90, 75)
     with torch.no_grad():
@@ -152,7 +157,7 @@ def test_one_graph_for_any_valid_sizes_on_a_canvas(cls, resolution, graphs):
 @pytest.mark.parametrize('sizes', [None, pytest.param(SIZES, marks=compiles)])
 def test_a_compiled_model_trains(cls, sizes, graphs):
     made, compile = graphs
-    model = small(cls).train()
+    model = program_of(cls).train()
     compiled = compile(model, differentiate=True, dynamic=False)
     for flip in (False, True):
         x = torch.randn(2, 3, 90, 75)
@@ -169,8 +174,7 @@ def test_a_compiled_model_trains(cls, sizes, graphs):
 @compiles
 @pytest.mark.parametrize(
     'cls, valid',
-    [(c, True) for c in classes(PyramidBackbone) + classes(PlainBackbone)]
-    + [(MLPMixer, False), (PlainGMLP, False)],
+    [(c, True) for c in (*classes(PyramidBackbone), PlainGMLP, PlainViT)] + [(PlainGMLP, False)],
     ids=lambda v: v.__name__ if isinstance(v, type) else str(v),
 )
 def test_two_graphs_at_most_for_canvases_of_any_size(cls, valid, graphs):
@@ -209,7 +213,7 @@ def test_an_export_takes_other_canvases_and_sizes(cls, resolution, tmp_path, val
     shapes = dict(x={0: free, 2: free, 3: free}, valid_sizes={0: free} if valid else None)
     with torch.no_grad():
         program = torch.export.export(model, (x, sizes), dynamic_shapes=shapes)
-        as_onnx = cls not in (MLPMixer, ResMLP, S2MLP)  # but GMLP and the plain ones with it
+        as_onnx = (cls, resolution) in AS_ONNX
         if as_onnx:
             torch.onnx.export(program, dynamo=True, verbose=False).save(tmp_path / 'model.onnx')
         program = program.module()
@@ -224,15 +228,16 @@ def test_an_export_takes_other_canvases_and_sizes(cls, resolution, tmp_path, val
 
 
 @compiles
-@pytest.mark.parametrize('resolution', ['window+interpolate', 'grid'])
-def test_an_export_takes_other_whole_canvases(resolution, tmp_path):
-    test_an_export_takes_other_canvases_and_sizes(PlainGMLP, resolution, tmp_path, valid=False)
+def test_an_export_takes_other_whole_canvases(tmp_path):
+    test_an_export_takes_other_canvases_and_sizes(
+        PlainGMLP, 'window+interpolate', tmp_path, valid=False
+    )
 
 
 @compiles
 @every_resolution
 def test_a_program_of_one_size_has_constants_for_matrices(cls, resolution):
-    model, x = small(cls, resolution=resolution).eval(), torch.randn(2, 3, 90, 75)
+    model, x = program_of(cls, resolution), torch.randn(2, 3, 90, 75)
     with torch.no_grad():
         program = torch.export.export(model, (x,))
         close(program.module()(x), model(x))
@@ -248,7 +253,7 @@ def test_a_program_of_one_size_has_constants_for_matrices(cls, resolution):
 @every_resolution
 def test_a_trace_can_be_saved(cls, resolution, tmp_path):
     device = 'cuda' if torch.cuda.is_available() else 'cpu'  # sizes in a trace are on the CPU
-    model = small(cls, resolution=resolution).eval().to(device)
+    model = program_of(cls, resolution).to(device)
     x = torch.randn(1, 3, 40, 50, device=device)
     with torch.no_grad():
         torch.jit.trace(model, x).save(tmp_path / 'model.pt')
@@ -261,7 +266,7 @@ def test_a_trace_can_be_saved(cls, resolution, tmp_path):
 @every_resolution
 def test_torchscript_onnx_of_one_size_takes_any_batch(cls, resolution, tmp_path):
     """The exporter that mmdeploy uses."""
-    model = small(cls, resolution=resolution).eval()
+    model = program_of(cls, resolution)
     file = tmp_path / 'model.onnx'
     with torch.no_grad():
         torch.onnx.export(
