@@ -9,16 +9,11 @@ from torch import Tensor, nn
 # torch 2.1 has it in _dynamo alone
 is_compiling = getattr(torch.compiler, 'is_compiling', None) or torch._dynamo.is_compiling
 try:
-    from torch.fx.experimental.symbolic_shapes import statically_known_true
-except ImportError:  # torch 2.1, whose compiler makes a graph for each answer
+    from torch.fx.experimental.symbolic_shapes import has_static_value, statically_known_true
+except ImportError:  # before torch 2.7, whose compiler makes a graph for each answer
 
     def statically_known_true(x: bool) -> bool:
         return x
-
-
-try:
-    from torch.fx.experimental.symbolic_shapes import has_static_value
-except ImportError:  # before torch 2.7
 
     def has_static_value(n: int) -> bool:
         return False

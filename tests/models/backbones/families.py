@@ -32,9 +32,12 @@ every_preset = pytest.mark.parametrize(
 )
 
 
-# What torch 2.1 cannot yet; versions between it and these are not tried.
-COMPILES = torch.__version__ >= '2.4'  # valid sizes, and models as one graph
-compiles = pytest.mark.skipif(not COMPILES, reason='torch before 2.4 does not compile this')
+# What an older torch cannot: tried with 2.1, 2.6 and 2.13.
+COMPILES = torch.__version__ >= '2.6'
+compiles = pytest.mark.skipif(not COMPILES, reason='torch before 2.6 makes no one graph of it')
+free_sizes = pytest.mark.skipif(
+    torch.__version__ < '2.7', reason='torch before 2.7 has no programs for any size'
+)
 
 SIZES = [(90, 60), (31, 75)]  # of two images on a canvas of 90 x 75 pixels
 

@@ -157,7 +157,7 @@ def test_functional_calls_have_gradients(cls, sizes):
 @pytest.mark.parametrize('training', [False, True])
 def test_an_ensemble_under_vmap(cls, sizes, training):
     if cls is PlainViT and not COMPILES:
-        pytest.skip('torch before 2.4 has no vmap of scaled_dot_product_attention on a CPU')
+        pytest.skip('torch 2.1 has no vmap of scaled_dot_product_attention on a CPU')
     models = [small(cls).train(training) for _ in range(3)]
     with torch.no_grad():
         for n, model in enumerate(models):

@@ -13,6 +13,7 @@ from families import (
     compiles,
     every,
     every_resolution,
+    free_sizes,
     resolutions,
     small,
     small_arch,
@@ -171,7 +172,7 @@ def test_a_compiled_model_trains(cls, sizes, graphs):
     assert len(made) == 1 or not COMPILES
 
 
-@compiles
+@free_sizes
 @pytest.mark.parametrize(
     'cls, valid',
     [(c, True) for c in (*classes(PyramidBackbone), PlainGMLP, PlainViT)] + [(PlainGMLP, False)],
@@ -203,7 +204,7 @@ def run_onnx(file, *inputs):
     return list(map(torch.from_numpy, session.run(None, dict(zip(names, given, strict=True)))))
 
 
-@compiles
+@free_sizes
 @every_program
 def test_an_export_takes_other_canvases_and_sizes(cls, resolution, tmp_path, valid=True):
     """Batch, height and width are free, and the valid sizes a second input."""
@@ -227,14 +228,14 @@ def test_an_export_takes_other_canvases_and_sizes(cls, resolution, tmp_path, val
                 close(run_onnx(tmp_path / 'model.onnx', x, sizes), expected, 1e-4)
 
 
-@compiles
+@free_sizes
 def test_an_export_takes_other_whole_canvases(tmp_path):
     test_an_export_takes_other_canvases_and_sizes(
         PlainGMLP, 'window+interpolate', tmp_path, valid=False
     )
 
 
-@compiles
+@free_sizes
 @every_resolution
 def test_a_program_of_one_size_has_constants_for_matrices(cls, resolution):
     model, x = program_of(cls, resolution), torch.randn(2, 3, 90, 75)

@@ -79,7 +79,7 @@ def test_gradients_are_exact():
     assert torch.autograd.gradcheck(lambda x: resample(x, (7, 2), 'bicubic'), x)
 
 
-@pytest.mark.skipif(torch.__version__ < '2.4', reason='torch before 2.4 does not compile this')
+@pytest.mark.skipif(torch.__version__ < '2.6', reason='torch 2.1 does not compile this')
 @pytest.mark.parametrize('interpolation', ['bilinear', 'bicubic'])
 def test_compiled_and_exported_code_leaves_no_fake_tensor_in_the_cache(interpolation):
     class Resample(torch.nn.Module):

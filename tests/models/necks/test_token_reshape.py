@@ -211,7 +211,7 @@ def test_reduced_precision(build, size):
     torch.testing.assert_close(reduced.float(), layer(x), rtol=0.1, atol=0.05)
 
 
-@pytest.mark.skipif(torch.__version__ < '2.4', reason='torch before 2.4 does not export this')
+@pytest.mark.skipif(torch.__version__ < '2.6', reason='torch 2.1 does not export this')
 @both
 @pytest.mark.parametrize('size', [(8, 12), (11, 5)])
 def test_export(build, size):
