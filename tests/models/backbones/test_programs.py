@@ -22,6 +22,7 @@ from torch._dynamo.backends.registry import lookup_backend
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mlp_backbones.models import (
+    GMLP,
     S2MLP,
     PlainBackbone,
     PlainGMLP,
@@ -85,8 +86,8 @@ def test_whole_canvases_make_no_mask(cls, resolution):
         assert not any('arange' in name or 'where' in name for name in full.names)
 
 
-# The pyramids, and every mode by a plain model, which has the blocks of the pyramid of its family.
-programs = [(c, None) for c in classes(PyramidBackbone)]
+# Every mode by a plain model, which has the blocks of the pyramid of its family, and two pyramids.
+programs = [(GMLP, None), (S2MLP, None)]
 programs += [
     (c, r)
     for c in classes(PlainBackbone)
@@ -175,7 +176,8 @@ def test_a_compiled_model_trains(cls, sizes, graphs):
 @free_sizes
 @pytest.mark.parametrize(
     'cls, valid',
-    [(c, True) for c in (*classes(PyramidBackbone), PlainGMLP, PlainViT)] + [(PlainGMLP, False)],
+    [(c, True) for c in (GMLP, S2MLP, PlainMLPMixer, PlainResMLP, PlainViT)]
+    + [(PlainGMLP, False)],
     ids=lambda v: v.__name__ if isinstance(v, type) else str(v),
 )
 def test_two_graphs_at_most_for_canvases_of_any_size(cls, valid, graphs):
