@@ -64,7 +64,11 @@ PUBLISHED = {
     ('PlainViT', 'ti'): Published(5.72, 1.26, 'timm'),
     ('PlainViT', 's'): Published(22.05, 4.61, 'timm'),
     ('PlainViT', 'b'): Published(86.57, 17.58, 'timm'),
-    **{(c, a): p for c in ('GMLP', 'MLPMixer', 'ResMLP', 'S2MLP') for a, p in SWIN.items()},
+    **{
+        (c, a): p
+        for c in ('GMLP', 'MLPMixer', 'ResMLP', 'S2MLP', 'ShiftGMLP')
+        for a, p in SWIN.items()
+    },
 }
 
 # The proposals that mmdet's own FLOPs of two-stage detectors stand for.

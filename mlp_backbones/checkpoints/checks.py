@@ -24,7 +24,8 @@ def grid_weights(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
 
 def check_shapes(model: nn.Module, state: Mapping[str, Tensor], prefix: str = '') -> None:
     """Raise CheckpointError if a weight in ``state`` has another shape than in ``model`` and is
-    not one that can be resized from grid to grid, or if it is no floating-point number.
+    not one that can be resized from grid to grid, or if it is no floating-point number where the
+    model has one.
 
     Loaders that are not strict only log such a weight and leave the parameter random.
     """
@@ -33,7 +34,7 @@ def check_shapes(model: nn.Module, state: Mapping[str, Tensor], prefix: str = ''
         value = state.get(prefix + name)
         if value is None:
             continue
-        if not value.is_floating_point():
+        if value.is_floating_point() != param.is_floating_point():
             raise CheckpointError(f'{prefix}{name} holds {value.dtype}, which are no weights.')
         if value.shape != param.shape:
             module, own = of_grid.get(name, (None, None))
@@ -53,4 +54,6 @@ def check_complete(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 def missing_weights(model: nn.Module, state: Mapping[str, Tensor], prefix: str = '') -> list[str]:
     """Our names of the weights of ``model`` that ``state`` has not."""
-    return [name for name in model.state_dict() if prefix + name not in state]
+    counts = 'num_batches_tracked'  # of a batch norm, which goes on from 0 without it
+    names = [name for name in model.state_dict() if not name.endswith(counts)]
+    return [name for name in names if prefix + name not in state]

@@ -27,14 +27,16 @@ class Sizes:
 def sizes(state: Mapping[str, Tensor]) -> Sizes | None:
     """The sizes of the model with these weights, by our names; None if they do not say."""
     patches = state.get('patch_embed.proj.weight')
-    if patches is None or patches.dim() != 4:
+    last = state.get('patch_embed.step2.conv.weight') if patches is None else patches
+    if last is None or last.dim() != 4:
         return None
+    patch_size = 4 if patches is None else patches.shape[-1]
     depths = {}
     for name in state:
         if match := re.match(r'(?:layers|stages\.(\d+))\.(\d+)\.', name):
             stage, layer = int(match[1] or 0), int(match[2])
             depths[stage] = max(depths.get(stage, 0), layer + 1)
-    return Sizes(len(patches), tuple(depths[i] for i in sorted(depths)), patches.shape[-1])
+    return Sizes(len(last), tuple(depths[i] for i in sorted(depths)), patch_size)
 
 
 def find_preset(

@@ -232,7 +232,7 @@ KEY_MAPS = (
 )
 
 # Our own names, asked in this order: a gMLP has an fc1, too.
-OUR_MAPS = tuple(
+OUR_MAPS = (KeyMap(OURS, 'ShiftGMLP', 'stages.*.*.gate.mix.f'),) + tuple(
     KeyMap(OURS, f'{plain}{family}', f'{layers}.{name}')
     for plain, layers in (('Plain', 'layers.*'), ('', 'stages.*.*'))
     for family, name in (

@@ -194,10 +194,15 @@ def guess_backbone(weights: Mapping[str, Tensor], prefix: str | None = None) -> 
             'are the sizes of no preset; say which backbone it is for.'
         )
     cls = MODELS.get(key_map.family)
+    settings = {}
+    if hasattr(cls, 'stems'):
+        settings['stem'] = 'patch' if 'patch_embed.proj.weight' in state else 'conv'
     with torch.device('meta'):
-        model = cls(preset)
+        model = cls(preset, **settings)
         old, new = (_any_grid(model, x) for x in (state, model.state_dict()))
-        return cls(preset, pretrain_img_size=224 * old // new) if old and new else model
+        if old and new:
+            settings['pretrain_img_size'] = 224 * old // new
+        return cls(preset, **settings)
 
 
 def _any_grid(model: nn.Module, state: Mapping[str, Tensor]) -> int | None:

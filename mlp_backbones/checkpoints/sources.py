@@ -15,7 +15,8 @@ from .key_maps import KEY_MAPS, OUR_MAPS, OURS, KeyMap
 if TYPE_CHECKING:
     from ..models.backbones.base import Backbone
 
-OUR_STEM = 'patch_embed.proj'
+# The layer on pixels, of either stem.
+OUR_STEMS = {'patch_embed.proj', 'patch_embed.step1.conv'}
 
 
 def select_prefix(
@@ -41,8 +42,8 @@ def find_prefix(names: Iterable[str]) -> str:
 
     Of several the one of a teacher or an average (ema) wins, then the first in the file.
     """
-    stems = {theirs for m in KEY_MAPS for theirs, ours in m.names.items() if ours == OUR_STEM}
-    stems = sorted(map(re.escape, stems | {OUR_STEM}), key=len, reverse=True)
+    stems = {theirs for m in KEY_MAPS for theirs, ours in m.names.items() if ours in OUR_STEMS}
+    stems = sorted(map(re.escape, stems | OUR_STEMS), key=len, reverse=True)
     pattern = re.compile(rf'((?:\w+\.)*)(?:{"|".join(stems)})[./](?:weight|kernel)')
     found = [match[1] for match in map(pattern.fullmatch, names) if match]
     found.sort(key=lambda prefix: not re.search('ema|teacher', prefix))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .key_maps import KeyMap
-from .sources import OUR_STEM, check_family, recognise
+from .sources import OUR_STEMS, check_family, recognise
 
 if TYPE_CHECKING:
     from ..models.backbones.base import Backbone
@@ -95,13 +95,13 @@ def drop_prefix_tokens(
 
 
 def adapt_bands(model: Backbone, weights: dict[str, Tensor]) -> str | None:
-    """Make the patch embedding of RGB images, in place, one of as many bands as ``model`` takes.
+    """Make the stem of RGB images, in place, one of as many bands as ``model`` takes.
 
     As timm does: one band gets the sum of the three, more bands repeat them, times 3 / bands.
     Returns what was done.
     """
-    name, bands = f'{OUR_STEM}.weight', model.in_channels
-    weight = weights.get(name)
+    name = next((f'{stem}.weight' for stem in OUR_STEMS if f'{stem}.weight' in weights), None)
+    weight, bands = weights.get(name), model.in_channels
     if weight is None or bands == 3 or weight.dim() != 4 or weight.shape[1] != 3:
         return None
     if bands == 1:

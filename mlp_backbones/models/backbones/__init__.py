@@ -4,6 +4,7 @@ from .plain import PlainBackbone
 from .pyramid import PyramidBackbone
 from .resmlp import PlainResMLP, ResMLP
 from .s2mlp import S2MLP, PlainS2MLP
+from .shift_gmlp import ShiftGMLP
 from .vit import PlainViT
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     'PyramidBackbone',
     'ResMLP',
     'S2MLP',
+    'ShiftGMLP',
 ]

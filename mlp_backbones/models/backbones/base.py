@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 
 import torch
 from mmengine.logging import print_log
@@ -26,13 +27,17 @@ from ..layers import (
     Region,
     Resolution,
     Sizes,
+    batch_norms,
     check_valid_sizes,
+    keep_statistics,
     make_region,
     parse_resolution,
     read_sizes,
+    set_norm_cfg,
 )
 from ..layers.resampling import check_interpolation
 from ..layers.slices import by_bands
+from ..layers.tracing import is_recording
 
 
 class Backbone(BaseModule):
@@ -48,6 +53,7 @@ class Backbone(BaseModule):
     modes: Sequence[str] = GRID_MODES  # () for a family whose mixing fits any resolution
     default_resolution: str | Sequence[str]
     default_interpolation = 'bilinear'
+    norm_eval = False
 
     def __init__(
         self,
@@ -150,7 +156,7 @@ class Backbone(BaseModule):
 
     def make_resolutions(
         self,
-        grids: Sequence[int],
+        grids: Sequence[int | None],
         depths: Sequence[int],
         resolution: str | Sequence[str] | None,
         interpolation: str | None,
@@ -171,7 +177,10 @@ class Backbone(BaseModule):
             resolution = self.default_resolution
         patterns = parse_resolution(resolution, len(depths), self.modes)
         return [
-            [Resolution(grid, p[j % len(p)], interpolation, prefix_tokens) for j in range(depth)]
+            [
+                grid and Resolution(grid, p[j % len(p)], interpolation, prefix_tokens)
+                for j in range(depth)
+            ]
             for grid, depth, p in zip(grids, depths, patterns, strict=True)
         ]
 
@@ -180,7 +189,10 @@ class Backbone(BaseModule):
     ) -> Tensor:
         """Apply a block; with ``with_cp``, recompute it in the backward pass."""
         if self.with_cp and torch.is_grad_enabled():
-            return checkpoint(block, x, region, use_reentrant=False)
+            contexts = {}
+            if batch_norms(block) and not is_recording():
+                contexts['context_fn'] = lambda: (nullcontext(), keep_statistics(block))
+            return checkpoint(block, x, region, use_reentrant=False, **contexts)
         if resolution is not None and resolution.is_local_to_bands:
             return by_bands(block, x, region, resolution.grid)
         return block(x, region)
@@ -194,11 +206,43 @@ class Backbone(BaseModule):
             module.eval()
             module.requires_grad_(False)
 
+    def set_batch_norm(self, norm_eval: bool, norm_cfg: dict | None) -> None:
+        """Settle what batch norms do in training, and of which kind they are.
+
+        Raises:
+            ValueError: if there are none.
+        """
+        if (norm_eval or norm_cfg) and not batch_norms(self):
+            raise ValueError(
+                f'{type(self).__name__} has no batch norm here for norm_eval={norm_eval!r} and '
+                f"norm_cfg={norm_cfg!r}; stem='conv' would have."
+            )
+        if norm_cfg:
+            set_norm_cfg(self, norm_cfg)
+        self.norm_eval = norm_eval
+
     def train(self, mode: bool = True):
-        """Set the training mode; frozen stages stay in evaluation mode."""
+        """Set the training mode; frozen stages stay in evaluation mode, and with ``norm_eval``
+        batch norms.
+        """
         super().train(mode)
+        if self.norm_eval:
+            for norm in batch_norms(self):
+                norm.eval()
         self._freeze()
         return self
+
+    def switch_to_deploy(self) -> None:
+        """Fold batch norms, Affine and LayerScale into the layers beside them, for good.
+
+        The function stays the same in evaluation mode; training and loading checkpoints of the
+        unfolded model end with it.
+        """
+        self.eval()
+        for parent in list(self.modules()):
+            for name, child in parent.named_children():
+                if hasattr(child, 'switch_to_deploy'):
+                    setattr(parent, name, child.switch_to_deploy())
 
     def init_weights(self) -> None:
         """Load ``init_cfg=dict(type='Pretrained', checkpoint=..., prefix=...)``, if given.
@@ -391,6 +435,14 @@ def check_range(name: str, value: int, low: int, high: int) -> int:
     """Return ``value``, or raise ValueError unless it is an integer in [low, high]."""
     if not isinstance(value, int) or not low <= value <= high:
         raise ValueError(f'{name}={value!r} must be an integer from {low} to {high}.')
+    return value
+
+
+def check_choice(name: str, value: str, choices: Iterable[str]) -> str:
+    """Return ``value``, or raise ValueError unless it is one of ``choices``."""
+    if not isinstance(value, str) or value not in choices:
+        names = ', '.join(map(repr, choices))
+        raise ValueError(f'{name}={value!r} is unknown; choose among {names}.')
     return value
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import partial
 
 from torch import Tensor, nn
 
-from ..layers import PatchEmbed, PatchMerging, Sizes, keep_valid, shrink
+from ..layers import ConvStem, PatchEmbed, PatchMerging, Sizes, keep_valid, shrink
 from .base import (
     Backbone,
     as_tuple,
+    check_choice,
     check_out_indices,
     check_positive,
     check_range,
@@ -22,15 +24,18 @@ from .base import (
 class PyramidBackbone(Backbone):
     """Four stages of blocks with patch merging between them.
 
-    A patch embedding of stride 4, then stages at strides 4, 8, 16 and 32; each output
-    has a norm of its own. A family gives ``presets`` and ``make_block``.
+    A stem of stride 4, then stages at strides 4, 8, 16 and 32; each output has a norm of its
+    own. A family gives ``presets`` and ``make_block``, and may set ``make_merge``, ``make_norm``
+    and what is the default of a stem, of the mixing strides and of the resolution.
 
     Args:
         arch: A preset, or a dict with 'channels' and 'depths', one entry per stage, and
             optionally 'mixing_strides' and any argument of the family's block. The
             token-mixing grid of a stage has ``ceil(pretrain_img_size / mixing_stride)``
-            tokens a side. Default: 'tiny'.
+            tokens a side; None is for a stage without one. Default: 'tiny'.
         in_channels: Channels of the image. Default: 3.
+        stem: 'patch', a linear layer on patches of 4 x 4 pixels, or 'conv', two convolutions of
+            3 x 3 and stride 2 with batch norm. Default: the family's.
         pretrain_img_size: Side in pixels of the square images that the token-mixing
             weights are made for. Default: 224.
         resolution: How token mixing meets maps of other sizes: 'interpolate', 'window',
@@ -40,12 +45,15 @@ class PyramidBackbone(Backbone):
         interpolation: 'bilinear' (default) or 'bicubic'.
         out_indices: Stages whose maps are returned. Stages after the last of them are
             not built. Default: (0, 1, 2, 3).
-        frozen_stages: -1 freezes nothing, 0 the patch embedding, n the first n stages
-            as well. Default: -1.
+        frozen_stages: -1 freezes nothing, 0 the stem, n the first n stages as well.
+            Default: -1.
         drop_path_rate: Stochastic depth of the last block; it rises linearly from 0 at
             the first. Default: 0.1.
         with_cp: Whether to recompute each block's activations in the backward pass,
             which saves memory. Default: False.
+        norm_eval: Whether batch norms keep their running statistics in training, as a detector
+            wants that starts from weights. Default: False.
+        norm_cfg: The batch norm to take, such as ``dict(type='SyncBN')``. Default: BN.
         init_cfg: mmengine's initialisation config, such as
             ``dict(type='Pretrained', checkpoint=...)``. Default: None.
         pretrained: The checkpoint of such an ``init_cfg``, as mmseg's models hand it on.
@@ -53,12 +61,17 @@ class PyramidBackbone(Backbone):
         block_options: Arguments of the family's block, which win over those in ``arch``.
     """
 
+    stems = {'patch': partial(PatchEmbed, patch_size=4), 'conv': ConvStem}
+    default_stem = 'patch'
+    default_mixing_strides: Sequence[int | None] = (16, 16, 16, 32)
     default_resolution = 'window+interpolate'
+    make_merge = PatchMerging  # (channels before, channels after)
 
     def __init__(
         self,
         arch: str | dict = 'tiny',
         in_channels: int = 3,
+        stem: str | None = None,
         pretrain_img_size: int = 224,
         resolution: str | Sequence[str] | None = None,
         interpolation: str | None = None,
@@ -66,6 +79,8 @@ class PyramidBackbone(Backbone):
         frozen_stages: int = -1,
         drop_path_rate: float = 0.1,
         with_cp: bool = False,
+        norm_eval: bool = False,
+        norm_cfg: dict | None = None,
         init_cfg: dict | list[dict] | None = None,
         pretrained: str | None = None,
         **block_options,
@@ -74,7 +89,7 @@ class PyramidBackbone(Backbone):
         options = {**self.resolve_arch(arch, required=('channels', 'depths')), **block_options}
         channels = as_tuple(options.pop('channels'))
         depths = as_tuple(options.pop('depths'))
-        mixing_strides = as_tuple(options.pop('mixing_strides', (16, 16, 16, 32)))
+        mixing_strides = as_tuple(options.pop('mixing_strides', self.default_mixing_strides))
         per_stage = dict(channels=channels, depths=depths, mixing_strides=mixing_strides)
         if any(len(values) != 4 for values in per_stage.values()):
             raise ValueError(
@@ -83,21 +98,24 @@ class PyramidBackbone(Backbone):
             )
         for name, values in per_stage.items():
             for value in values:
-                check_positive(name, value)
+                if not (name == 'mixing_strides' and value is None):
+                    check_positive(name, value)
         check_positive('pretrain_img_size', pretrain_img_size)
         self.check_options(options)
+        self.channels = channels
         self.out_indices = check_out_indices(out_indices, len(depths))
         self.frozen_stages = check_range('frozen_stages', frozen_stages, -1, len(depths))
         num_stages = max(self.out_indices) + 1
-        grids = [-(-pretrain_img_size // stride) for stride in mixing_strides]
+        grids = [stride and -(-pretrain_img_size // stride) for stride in mixing_strides]
         self.resolutions = self.make_resolutions(grids, depths, resolution, interpolation)
         drop_rates = iter(stochastic_depth(drop_path_rate, sum(depths)))
 
-        self.patch_embed = PatchEmbed(in_channels, channels[0], patch_size=4)
+        make_stem = self.stems[check_choice('stem', stem or self.default_stem, self.stems)]
+        self.patch_embed = make_stem(in_channels, channels[0])
         self.merges = nn.ModuleList()  # merges[i] leads into stage i
         self.stages = nn.ModuleList()
         for i in range(num_stages):
-            self.merges.append(PatchMerging(channels[i - 1], channels[i]) if i else nn.Identity())
+            self.merges.append(self.make_merge(*channels[i - 1 : i + 1]) if i else nn.Identity())
             blocks = [
                 self.make_block(
                     dim=channels[i], resolution=r, drop_path=next(drop_rates), **options
@@ -105,10 +123,14 @@ class PyramidBackbone(Backbone):
                 for r in self.resolutions[i]
             ]
             self.stages.append(nn.ModuleList(blocks))
-        self.norms = nn.ModuleDict(
-            {str(i): nn.LayerNorm(channels[i], eps=1e-6) for i in self.out_indices}
-        )
+        self.norms = nn.ModuleDict({str(i): self.make_norm(channels[i]) for i in self.out_indices})
+        self.set_batch_norm(norm_eval, norm_cfg)
         self._freeze()
+
+    @staticmethod
+    def make_norm(dim: int) -> nn.Module:
+        """The norm of an output."""
+        return nn.LayerNorm(dim, eps=1e-6)
 
     def is_unbuilt(self, name: str) -> bool:
         match = re.match(r'(stages|merges|norms)\.([0-3])\.', name)

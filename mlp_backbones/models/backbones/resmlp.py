@@ -99,24 +99,8 @@ class ChannelBiasLinear(nn.Module):
         return F.linear(x, self.weight) + self.bias
 
 
-class Deployable:
-    """A backbone of ResMLP blocks that can be folded for inference."""
-
-    def switch_to_deploy(self) -> None:
-        """Fold every block's Affine and LayerScale into its linear layers, for good.
-
-        The function stays the same in evaluation mode; training (stochastic depth) and
-        loading checkpoints of the unfolded model end with it.
-        """
-        for parent in [m for m in self.modules() if isinstance(m, nn.ModuleList)]:
-            for i, block in enumerate(parent):
-                if isinstance(block, ResMLPBlock):
-                    parent[i] = block.switch_to_deploy()
-        self.eval()
-
-
 @MODELS.register_module()
-class ResMLP(Deployable, PyramidBackbone):
+class ResMLP(PyramidBackbone):
     """ResMLP as a pyramid of four stages.
 
     Arguments: see :class:`PyramidBackbone`, and ``mlp_ratio`` and ``layer_scale_init`` of
@@ -133,7 +117,7 @@ class ResMLP(Deployable, PyramidBackbone):
 
 
 @MODELS.register_module()
-class PlainResMLP(Deployable, PlainBackbone):
+class PlainResMLP(PlainBackbone):
     """ResMLP as published; the last norm is an Affine too.
 
     Arguments: see :class:`PlainBackbone`, and ``mlp_ratio`` and ``layer_scale_init`` of

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ...registry import MODELS
 from ..layers import Affine, Mlp, Region, Resolution, SpatialShift, init_linear
+from .base import check_choice
 from .plain import PlainBackbone
 from .pyramid import PyramidBackbone
 
@@ -43,9 +44,7 @@ class S2MLPBlock(nn.Module):
         norm: str = 'LN',
     ):
         super().__init__()
-        if norm not in NORMS:
-            raise ValueError(f'norm={norm!r} is unknown; choose among {list(NORMS)}.')
-        self.norm1 = NORMS[norm](dim)
+        self.norm1 = NORMS[check_choice('norm', norm, NORMS)](dim)
         self.fc1 = nn.Linear(dim, dim)
         self.act = nn.GELU()
         self.shift = SpatialShift(shift_directions, shift_distance)

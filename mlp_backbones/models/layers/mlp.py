@@ -9,7 +9,8 @@ def init_linear(*layers: nn.Linear) -> None:
     """The initial values that the papers share: normal weights of std 0.02, no bias."""
     for layer in layers:
         nn.init.trunc_normal_(layer.weight, std=0.02)
-        nn.init.zeros_(layer.bias)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
 
 
 class Mlp(nn.Module):

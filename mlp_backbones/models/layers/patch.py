@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .region import Region, keep_valid, valid_mask
+from .batch_norm import fold, norm_channels
+from .region import Region, keep_valid, make_region, shrink, valid_mask
 from .tracing import is_zero
 
 
@@ -18,6 +19,14 @@ def pad_to_multiple(x: Tensor, p: int, channels_last: bool = True) -> Tensor:
     if is_zero(rows) and is_zero(columns):
         return x
     return F.pad(x, (*(0, 0)[: 2 * channels_last], 0, columns, 0, rows))
+
+
+def valid_pixels(x: Tensor, sizes: Tensor | None) -> Tensor:
+    """Images (B, C, H, W) with zeros beyond each of ``sizes``."""
+    if sizes is None:
+        return x
+    # chosen, not multiplied: the padding may hold NaN
+    return torch.where(valid_mask(sizes, *x.shape[2:])[:, None], x, 0)
 
 
 class PatchEmbed(nn.Module):
@@ -41,10 +50,8 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor, sizes: Tensor | None = None) -> Tensor:
         """Images (B, C, H, W) -> tokens (B, ceil(H / p), ceil(W / p), dim)."""
-        if sizes is not None:
-            # chosen, not multiplied: the padding may hold NaN
-            x = torch.where(valid_mask(sizes, *x.shape[2:])[:, None], x, 0)
-        x = self.proj(pad_to_multiple(x, self.patch_size, channels_last=False))
+        x = pad_to_multiple(valid_pixels(x, sizes), self.patch_size, channels_last=False)
+        x = self.proj(x)
         return self.norm(x.permute(0, 2, 3, 1).contiguous())
 
 
@@ -69,3 +76,49 @@ class PatchMerging(nn.Module):
         x = pad_to_multiple(keep_valid(x, region), 2)
         x = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).transpose(2, 3)  # (B, h, w, 2, 2, C)
         return self.reduction(self.norm(x.flatten(3)))
+
+
+class ConvMerging(nn.Module):
+    """A convolution of 3 x 3 with stride 2 over tokens, then batch norm.
+
+    What lies beyond an image is zero.
+
+    Args:
+        in_dim: Channels of the input tokens.
+        out_dim: Channels of the output tokens.
+    """
+
+    def __init__(self, in_dim: int, out_dim: int):
+        super().__init__()
+        self.conv = nn.Conv2d(in_dim, out_dim, 3, stride=2, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(out_dim)
+
+    def forward(self, x: Tensor, region: Region | None = None) -> Tensor:
+        """Tokens (B, H, W, in_dim) -> (B, ceil(H / 2), ceil(W / 2), out_dim)."""
+        x = self.conv(keep_valid(x, region).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return norm_channels(self.norm, x)
+
+    def switch_to_deploy(self) -> ConvMerging:
+        """This layer with its norm folded into the convolution."""
+        self.conv, self.norm = fold(self.conv, self.norm), nn.Identity()
+        return self
+
+
+class ConvStem(nn.Module):
+    """Image to tokens of stride 4 in two steps: ``merge(relu(merge(x)))``.
+
+    Args:
+        in_channels: Channels of the image.
+        dim: Channels of the tokens; between the steps there are half as many.
+    """
+
+    def __init__(self, in_channels: int, dim: int):
+        super().__init__()
+        self.step1 = ConvMerging(in_channels, max(dim // 2, 1))
+        self.act = nn.ReLU()
+        self.step2 = ConvMerging(max(dim // 2, 1), dim)
+
+    def forward(self, x: Tensor, sizes: Tensor | None = None) -> Tensor:
+        """Images (B, C, H, W) -> tokens (B, ceil(H / 4), ceil(W / 4), dim)."""
+        x = self.act(self.step1(valid_pixels(x, sizes).permute(0, 2, 3, 1).contiguous()))
+        return self.step2(x, make_region(x, shrink(sizes, 2)))

@@ -1,11 +1,12 @@
-"""The spatial shift of S2-MLP."""
+"""Spatial shifts: S2-MLP's, and one with zeros from beyond the border."""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .region import Region
+from .region import Region, keep_valid
 
 # (row, column) steps of the channel groups: width, then height, then the diagonals.
 DIRECTIONS = ((0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1))
@@ -45,6 +46,34 @@ class SpatialShift(nn.Module):
 
     def extra_repr(self) -> str:
         return f'steps={self.steps}'
+
+
+class ZeroPaddedShift(nn.Module):
+    """Eight groups of channels move one token, in the order of DIRECTIONS, and the rest stays.
+
+    What comes from beyond an image is zero, as in a convolution.
+
+    Args:
+        group_dim: Channels of each group.
+    """
+
+    def __init__(self, group_dim: int):
+        super().__init__()
+        self.group_dim = group_dim
+
+    def forward(self, x: Tensor, region: Region | None = None) -> Tensor:
+        """Tokens (B, H, W, C) -> (B, H, W, C)."""
+        h, w = x.shape[1:3]
+        groups, rest = x.tensor_split([len(DIRECTIONS) * self.group_dim], -1)
+        groups = F.pad(keep_valid(groups, region), (0, 0, 1, 1, 1, 1)).chunk(len(DIRECTIONS), -1)
+        moved = [
+            group.narrow(1, 1 - i, h).narrow(2, 1 - j, w)
+            for (i, j), group in zip(DIRECTIONS, groups, strict=True)
+        ]
+        return torch.cat([*moved, rest], -1)
+
+    def extra_repr(self) -> str:
+        return f'group_dim={self.group_dim}'
 
 
 def shift(x: Tensor, source: Tensor, steps: tuple[int, ...], axis: int = 1) -> Tensor:

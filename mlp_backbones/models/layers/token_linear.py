@@ -21,6 +21,7 @@ class TokenLinear(GridWeights, nn.Linear):
         spatial_out: Whether the outputs are the tokens of a square grid.
         interpolation: 'bilinear' or 'bicubic', for resizing.
         prefix_tokens: Number of tokens before those of the grid (class tokens).
+        bias: Whether there is a bias.
     """
 
     def __init__(
@@ -31,8 +32,9 @@ class TokenLinear(GridWeights, nn.Linear):
         spatial_out: bool = True,
         interpolation: str = 'bilinear',
         prefix_tokens: int = 0,
+        bias: bool = True,
     ):
-        super().__init__(in_tokens, out_tokens)
+        super().__init__(in_tokens, out_tokens, bias)
         self.prefix_tokens = prefix_tokens
         self.spatial_in = spatial_in
         self.spatial_out = spatial_out
@@ -41,4 +43,5 @@ class TokenLinear(GridWeights, nn.Linear):
 
     def token_axes(self) -> dict[str, tuple[int, ...]]:
         axes = (0,) * self.spatial_out + (1,) * self.spatial_in
-        return {'weight': axes, 'bias': (0,)} if self.spatial_out else {'weight': axes}
+        has_grid_bias = self.spatial_out and self.bias is not None
+        return {'weight': axes, 'bias': (0,)} if has_grid_bias else {'weight': axes}

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mlp_backbones.models import PlainBackbone, PyramidBackbone
+from mlp_backbones.models.layers import batch_norms
 from mlp_backbones.registry import MODELS
 
 
@@ -44,7 +45,9 @@ SIZES = [(90, 60), (31, 75)]  # of two images on a canvas of 90 x 75 pixels
 
 def small_arch(cls, width=8):
     if issubclass(cls, PyramidBackbone):
-        return dict(channels=[width * n // 2 for n in (2, 3, 4, 6)], depths=(2, 1, 1, 1))
+        # two blocks in the first stage that has a token-mixing grid, for modes that alternate
+        depths = (1, 2, 1, 1) if cls.default_mixing_strides[0] is None else (2, 1, 1, 1)
+        return dict(channels=[width * n // 2 for n in (2, 3, 4, 6)], depths=depths)
     arch = dict(embed_dims=2 * width, num_layers=3, patch_size=8)
     # what belongs to the family comes from its first preset: heads, class token, norms
     first = next(iter(cls.presets.values()))
@@ -61,10 +64,21 @@ def small(cls, **kwargs):
     model = cls(**{**settings, **kwargs})
     with torch.no_grad():
         for name, param in model.named_parameters():
-            if name.endswith('sgu.proj.f.weight'):  # starts near 0
+            if name.endswith(('sgu.proj.f.weight', 'gate.mix.f.weight')):  # start near 0
                 param.normal_(std=0.1)
             if name.endswith(('gamma', 'cls_token')):
                 param.uniform_(0.5, 1)
+        for norm in batch_norms(model):
+            norm.weight.uniform_(0.5, 1)
+            norm.running_mean.normal_(std=0.1)
+            norm.running_var.uniform_(0.5, 1)
+    return model
+
+
+def fixed(model):
+    """The model in training mode, but for batch norms, which would mix the images of a batch."""
+    for norm in batch_norms(model.train()):
+        norm.eval()
     return model
 
 
@@ -74,7 +88,7 @@ def shapes(outs):
 
 def expected_shapes(model, b, h, w):
     if isinstance(model, PyramidBackbone):
-        channels = [model.norms[str(i)].normalized_shape[0] for i in model.out_indices]
+        channels = [model.channels[i] for i in model.out_indices]
         strides = [4 << i for i in model.out_indices]
     else:
         strides = [model.patch_embed.patch_size]

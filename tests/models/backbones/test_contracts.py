@@ -13,6 +13,7 @@ from families import (
     close,
     every,
     every_resolution,
+    fixed,
     random_loss,
     small,
     small_arch,
@@ -32,7 +33,7 @@ from mlp_backbones.models import (
     PyramidBackbone,
     ResMLP,
 )
-from mlp_backbones.models.layers import resampling
+from mlp_backbones.models.layers import batch_norms, resampling
 
 
 def weighted_leaves(model):
@@ -85,7 +86,7 @@ def test_pruning(cls):
 @every
 @pytest.mark.parametrize('norm', [spectral_norm, weight_norm])
 def test_parametrizations(cls, norm):
-    model, x = small(cls), torch.randn(1, 3, 60, 75)
+    model, x = fixed(small(cls)), torch.randn(1, 3, 60, 75)
     plain = copy.deepcopy(model)
     for m in linears(model).values():
         norm(m)
@@ -139,7 +140,7 @@ def test_lora(cls, sizes):
 @every
 @pytest.mark.parametrize('sizes', [None, SIZES])
 def test_functional_calls_have_gradients(cls, sizes):
-    model, x = small(cls), torch.randn(2, 3, 90, 75)
+    model, x = fixed(small(cls)), torch.randn(2, 3, 90, 75)
 
     def loss(params):
         outs = functional_call(model, params, (x,), dict(valid_sizes=sizes))
@@ -210,7 +211,7 @@ def test_stochastic_weight_averaging(cls):
     with torch.no_grad():
         for p in mean.parameters():
             p.mul_(2)
-    close(average(x), mean(x))
+    close(average(x), mean(x), 1e-4)
 
 
 @every
@@ -285,7 +286,8 @@ def test_half_precision(cls, options, dtype, sizes):
         return [o.detach() for o in outs], gradients
 
     reference = run(model, x)
-    bound = 8 * torch.finfo(dtype).eps
+    # a batch norm divides by what few tokens of a small map vary
+    bound = (16 if batch_norms(model) else 8) * torch.finfo(dtype).eps
 
     def check(outs, gradients):
         for ours, theirs in (*zip(outs, reference[0], strict=True), (gradients, reference[1])):

@@ -3,7 +3,7 @@
 import contextlib
 
 import torch
-from families import SIZES, classes, small
+from families import SIZES, classes, fixed, small
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
@@ -89,14 +89,14 @@ def on_rank(rank, folder):
     batches = torch.randn(2, 2, 3, 90, 75, generator=torch.Generator().manual_seed(0))
     mine = slice(rank, rank + 1)
     for cls in classes(PyramidBackbone) + classes(PlainBackbone):
-        alone = small(cls)
+        alone = fixed(small(cls))
         for batch in batches:
             loss(alone(batch, valid_sizes=SIZES)).backward()
         learn(alone)
         for name, wrap in WRAPS.items():
             if fully_shard is None and 'FSDP' in name:
                 continue
-            model = wrap(small(cls))
+            model = wrap(fixed(small(cls)))
             for i, batch in enumerate(batches):
                 first = i == 0 and 'static' not in name  # whose first step is not like others
                 with no_sync(model) if first else contextlib.nullcontext():

@@ -1,0 +1,135 @@
+"""Batch norms in a pyramid: in stems, merges and blocks."""
+
+import pytest
+import torch
+from families import close, expected_shapes, fixed, pyramid, random_loss, shapes, small, small_arch
+from torch import nn
+
+from mlp_backbones.checkpoints import guess_backbone
+from mlp_backbones.models import GMLP, ShiftGMLP
+from mlp_backbones.models.layers import batch_norms
+
+SIZES = [(40, 57), (64, 30)]
+
+
+def statistics(model):
+    return [b.clone() for b in model.buffers()]
+
+
+@pyramid
+def test_every_pyramid_takes_both_stems(cls):
+    for stem in ('patch', 'conv'):
+        model = small(cls, stem=stem).eval()
+        for size in ((64, 64), (1, 1), (37, 90)):
+            assert shapes(model(torch.randn(2, 3, *size))) == expected_shapes(model, 2, *size)
+        images, canvas = (
+            [torch.randn(1, 3, *s) for s in SIZES],
+            torch.full((2, 3, 70, 61), torch.nan),
+        )
+        for i, ((h, w), image) in enumerate(zip(SIZES, images, strict=True)):
+            canvas[i, :, :h, :w] = image
+        together = model(canvas, valid_sizes=SIZES)
+        for i, image in enumerate(images):
+            for ours, alone in zip(together, model(image), strict=True):
+                h, w = alone.shape[2:]
+                torch.testing.assert_close(ours[i, :, :h, :w], alone[0], rtol=1e-5, atol=1e-5)
+                assert not ours[i, :, h:].any() and not ours[i, :, :, w:].any()
+        random_loss(model.train()(torch.randn(2, 3, 64, 64))).backward()
+        assert all(p.grad.any() for p in model.parameters())
+    with pytest.raises(
+        ValueError, match="stem='convolution' is unknown; choose among 'patch', 'conv'"
+    ):
+        small(cls, stem='convolution')
+
+
+@pyramid
+def test_folded_it_is_the_same(cls):
+    model, x = small(cls, stem='conv').eval(), torch.randn(2, 3, 45, 71)
+    expected = model(x, valid_sizes=[(45, 60), (30, 71)])
+    model.train().switch_to_deploy()
+    assert not batch_norms(model) and not model.training
+    close(model(x, valid_sizes=[(45, 60), (30, 71)]), expected)
+
+
+def test_folding_in_a_detector_leaves_its_other_parts():
+    whole = nn.ModuleDict(dict(backbone=small(ShiftGMLP), head=nn.BatchNorm2d(3)))
+    whole['backbone'].switch_to_deploy()
+    assert len(batch_norms(whole)) == 1
+
+
+def test_statistics_in_training_see_the_canvas():
+    model, x = small(ShiftGMLP).train(), torch.randn(2, 3, 64, 64)
+    before = statistics(model)
+    model(x)
+    assert all((a != b).any() for a, b in zip(before, statistics(model), strict=True))
+
+
+def test_norm_eval_keeps_the_statistics_and_trains_the_rest():
+    model, x = small(ShiftGMLP, norm_eval=True).train(), torch.randn(1, 3, 64, 64)
+    assert model.training and not any(m.training for m in batch_norms(model))
+    before = statistics(model)
+    random_loss(model(x)).backward()
+    close(statistics(model), before, 0)
+    assert all(p.grad.any() for p in model.parameters())
+    # an image alone may be a single token of the last map
+    assert all(o.isfinite().all() for o in model(torch.randn(1, 3, 20, 20)))
+
+
+def test_frozen_stages_keep_their_statistics():
+    model = small(ShiftGMLP, frozen_stages=2).train()
+    for part, frozen in (
+        (model.patch_embed, True),
+        (model.stages[1], True),
+        (model.merges[2], False),
+    ):
+        norms = batch_norms(part)
+        assert norms and all(m.training != frozen for m in norms)
+        assert all(p.requires_grad != frozen for m in norms for p in m.parameters())
+
+
+def test_norm_cfg_is_what_other_backbones_take():
+    norm_cfg = dict(type='SyncBN', requires_grad=True, momentum=0.03)
+    torch.manual_seed(1)
+    model = ShiftGMLP(small_arch(ShiftGMLP), norm_cfg=norm_cfg)
+    assert all(isinstance(m, nn.SyncBatchNorm) for m in batch_norms(model))
+    assert all(m.momentum == 0.03 for m in batch_norms(model))
+    torch.manual_seed(1)
+    plain = ShiftGMLP(small_arch(ShiftGMLP))
+    close(model.state_dict().values(), plain.state_dict().values(), 0)
+    x = torch.randn(1, 3, 64, 64)
+    close(model.eval()(x), plain.eval()(x), 0)
+    frozen = small(ShiftGMLP, norm_cfg=dict(type='BN', requires_grad=False))
+    assert not any(p.requires_grad for m in batch_norms(frozen) for p in m.parameters())
+    for bad, message in (
+        ('LN', 'must be a batch norm of maps'),
+        ('Ban', "'Ban'.* builds no norm"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            small(ShiftGMLP, norm_cfg=dict(type=bad))
+
+
+@pytest.mark.parametrize('option', [dict(norm_eval=True), dict(norm_cfg=dict(type='SyncBN'))])
+def test_settings_of_batch_norms_that_are_none_are_named(option):
+    with pytest.raises(ValueError, match="GMLP has no batch norm .*; stem='conv' would have"):
+        small(GMLP, **option)
+    assert batch_norms(small(GMLP, stem='conv', **option))
+
+
+@pytest.mark.parametrize('cls, stem', [(ShiftGMLP, 'conv'), (ShiftGMLP, 'patch'), (GMLP, 'conv')])
+def test_a_checkpoint_tells_its_stem(cls, stem):
+    weights = cls('nano', stem=stem, pretrain_img_size=128).state_dict()
+    model = guess_backbone({f'backbone.{name}': value for name, value in weights.items()})
+    assert type(model) is cls and {n: p.shape for n, p in model.state_dict().items()} == {
+        n: p.shape for n, p in weights.items()
+    }
+
+
+def test_weights_without_counts_are_complete(tmp_path):
+    """A batch norm's count of batches is no weight; files of other tools lack it."""
+    source = small(ShiftGMLP)
+    weights = {k: v for k, v in source.state_dict().items() if 'num_batches' not in k}
+    torch.save(weights, tmp_path / 'x.pth')
+    model = small(ShiftGMLP, pretrained=str(tmp_path / 'x.pth'))
+    model.init_weights()
+    x = torch.randn(1, 3, 40, 40)
+    close(fixed(model)(x), fixed(source)(x), 0)
