@@ -2,17 +2,21 @@ r"""Which resolution mode is best? Small segmentors on CamVid, tested at five re
 
     python tools/resolution_study.py /data/camvid --out study.csv
     python tools/resolution_study.py --out study.csv --report
+    python tools/resolution_study.py /data/camvid --out study.csv --multi-scale --rows Shift
 
 Every row trains one backbone of about 2 M parameters with mmseg's SegformerHead from
 scratch on whole images of one size, as detectors are trained, and reports the mIoU on the
-validation images at 0.5 to 2 times that resolution, against labels at full resolution. A run
-is one line of the CSV file; runs that it has are not repeated, so that the command may be
-stopped and started again, and two may run at once with different ``--seeds``.
+validation images at 0.5 to 2 times that resolution, against labels at full resolution. With
+``--multi-scale`` it is trained on crops of that size from images resized by 0.5 to 2, as
+segmentors are, and three times as long. A run is one line of the CSV file; runs that it has are
+not repeated, so that the command may be stopped and started again, and two may run at once with
+different ``--seeds``.
 See docs/resolution.md.
 """
 
 import argparse
 import csv
+import re
 import sys
 import time
 from pathlib import Path
@@ -39,7 +43,7 @@ MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 def ours(family: str, resolution=None, strides=(16, 16, 16, 32), **options) -> dict:
     if resolution is not None:
         options['resolution'] = resolution
-    if family != 'S2MLP':
+    if family not in ('S2MLP', 'ShiftGMLP'):
         depths = (2, 2, 4, 2)
         options['arch'] = dict(channels=NANO, depths=depths, mixing_strides=strides)
     else:
@@ -58,6 +62,7 @@ ROWS = {
     'GMLP grid': ours('GMLP', 'grid'),
     'GMLP window+grid': ours('GMLP', 'window+grid'),
     'GMLP w, w, i, i': ours('GMLP', STAGES),
+    'GMLP w, w, i, i, conv stem': ours('GMLP', STAGES, stem='conv'),
     'GMLP one size': ours('GMLP', 'interpolate', FIXED),
     'GMLP residual resampled': ours('GMLP', 'interpolate'),
     'MLPMixer window+interpolate': ours('MLPMixer', 'window+interpolate'),
@@ -71,6 +76,7 @@ ROWS = {
     'ResMLP window+grid': ours('ResMLP', 'window+grid'),
     'ResMLP w, w, i, i': ours('ResMLP', STAGES),
     'S2MLP': ours('S2MLP'),
+    'ShiftGMLP': ours('ShiftGMLP'),
     'ResNet-18 (conv)': dict(
         type='ResNet', depth=18, base_channels=28, stem_channels=28, norm_cfg=dict(type='BN')
     ),
@@ -90,9 +96,12 @@ DEFAULTS = (
     'MLPMixer interpolate',
     'ResMLP window+interpolate',
     'S2MLP',
+    'ShiftGMLP',
     'ResNet-18 (conv)',
     'Swin (attention)',
 )
+MULTI_SCALE = ', multi-scale'
+SUFFIXES = re.compile(rf'({MULTI_SCALE})?(, slide|, pad)?$')
 # Rows that are also tested in tiles of the training size, so that no mixing is resized.
 IN_TILES = ('GMLP window+interpolate', 'GMLP one size')
 
@@ -171,17 +180,49 @@ def batches(data, batch_size: int, rng: np.random.Generator):
             yield to_batch(x), torch.from_numpy(y).long()
 
 
-def train(model: nn.Module, data, iters: int, batch_size: int, lr: float, seed: int) -> None:
+def crops(data, batch_size: int, rng: np.random.Generator):
+    """Endless batches of crops from images at 0.5 to 2 times the training size, flipped at random.
+
+    A smaller image is padded with its mean, and with labels that are ignored.
+    """
+    while True:
+        order = rng.permutation(len(data[0]))
+        for i in range(0, len(order) - batch_size + 1, batch_size):
+            pairs = [crop(data[0][j], data[1][j], rng) for j in order[i : i + batch_size]]
+            x, y = map(np.stack, zip(*pairs, strict=True))
+            yield to_batch(x), torch.from_numpy(y).long()
+
+
+def crop(
+    image: np.ndarray, label: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    scale = 2 ** rng.uniform(-1, 1)
+    h, w = (round(scale * n) for n in SIZE)
+    image = cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA)
+    label = cv2.resize(label, (w, h), interpolation=cv2.INTER_NEAREST)
+    below, right = (max(n - m, 0) for n, m in zip(SIZE, (h, w), strict=True))
+    image = cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_CONSTANT, value=MEAN)
+    label = cv2.copyMakeBorder(label, 0, below, 0, right, cv2.BORDER_CONSTANT, value=IGNORED)
+    top, left = (rng.integers(0, m - n + 1) for n, m in zip(SIZE, label.shape, strict=True))
+    window = slice(top, top + SIZE[0]), slice(left, left + SIZE[1])
+    flip = -1 if rng.random() < 0.5 else 1
+    return image[window][:, ::flip], label[window][:, ::flip]
+
+
+def train(model: nn.Module, data, args: argparse.Namespace, seed: int) -> None:
     rng = np.random.default_rng(seed)
     decay = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim < 2]
     groups = [dict(params=decay, weight_decay=0.05), dict(params=others, weight_decay=0.0)]
-    optimizer = torch.optim.AdamW(groups, lr)
+    optimizer = torch.optim.AdamW(groups, args.lr)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, lr, total_steps=iters, pct_start=0.1, cycle_momentum=False
+        optimizer, args.lr, total_steps=args.iters, pct_start=0.1, cycle_momentum=False
     )
     model.train()
-    for _, (x, y) in zip(range(iters), batches(data, batch_size, rng), strict=False):
+    make_batches = crops if args.multi_scale else batches
+    for _, (x, y) in zip(
+        range(args.iters), make_batches(data, args.batch_size, rng), strict=False
+    ):
         logits = F.interpolate(model(x, mode='tensor'), SIZE, mode='bilinear')
         loss = F.cross_entropy(logits, y, ignore_index=IGNORED)
         optimizer.zero_grad()
@@ -237,12 +278,12 @@ def run(row: str, seed: int, args: argparse.Namespace, data: dict) -> list[dict]
     torch.manual_seed(seed)
     model = build_model(row)
     start = time.process_time()
-    train(model, data['train'], args.iters, args.batch_size, args.lr, seed)
+    train(model, data['train'], args, seed)
     seconds = time.process_time() - start
     model.eval()
     results = []
     for predict in (whole, slide, pad) if row in IN_TILES else (whole,):
-        suffix = '' if predict is whole else f', {predict.__name__}'
+        suffix = args.suffix + ('' if predict is whole else f', {predict.__name__}')
         scores = {str(s): round(mean_iou(model, data['val'], s, predict), 2) for s in SCALES}
         params = sum(p.numel() for p in model.backbone.parameters()) / 1e6
         results.append(
@@ -269,7 +310,7 @@ def summarise(results: list[dict]) -> dict[str, dict]:
     """Mean and half the range over seeds, by row in the order of ROWS."""
     names = sorted(
         {r['row'] for r in results},
-        key=lambda name: list(ROWS).index(name.removesuffix(', slide').removesuffix(', pad')),
+        key=lambda name: (MULTI_SCALE in name, list(ROWS).index(SUFFIXES.sub('', name))),
     )
     table = {}
     for name in names:
@@ -305,6 +346,7 @@ def draw(table: dict[str, dict], path: str) -> None:
     from matplotlib import pyplot as plt
 
     naive = ('slide', 'pad', 'one size', 'resampled')
+    table = {name: r for name, r in table.items() if MULTI_SCALE not in name}
     modes = [name for name in table if 'grids' not in name and not name.endswith(naive)]
     panels = {
         'GMLP': [name for name in modes if name.startswith('GMLP')],
@@ -335,13 +377,17 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out', type=Path, default=Path('resolution_study.csv'), help='CSV file')
     parser.add_argument('--rows', default='', help='only rows whose name contains this')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1], help='one run each')
-    parser.add_argument('--iters', type=int, default=700)
+    parser.add_argument('--multi-scale', action='store_true', help='train on crops of 0.5 to 2x')
+    parser.add_argument('--iters', type=int, help='default: 700, with --multi-scale 2100')
     parser.add_argument('--batch-size', type=int, default=4)
     parser.add_argument('--lr', type=float, default=1e-3)
     parser.add_argument('--threads', type=int, default=1)
     parser.add_argument('--report', action='store_true', help='print the table of --out')
     parser.add_argument('--plot', metavar='PNG', help='with --report: draw it as well')
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.iters = args.iters or (2100 if args.multi_scale else 700)
+    args.suffix = MULTI_SCALE if args.multi_scale else ''
+    return args
 
 
 def main() -> None:
@@ -360,7 +406,7 @@ def main() -> None:
     for seed in args.seeds:
         for row in rows:
             done = {(r['row'], int(r['seed'])) for r in read_results(args.out)}
-            if (row, seed) in done:
+            if (row + args.suffix, seed) in done:
                 continue
             for result in (results := run(row, seed, args, data)):
                 print(*result.values(), flush=True)

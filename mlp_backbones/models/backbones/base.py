@@ -193,7 +193,10 @@ class Backbone(BaseModule):
             if batch_norms(block) and not is_recording():
                 contexts['context_fn'] = lambda: (nullcontext(), keep_statistics(block))
             return checkpoint(block, x, region, use_reentrant=False, **contexts)
-        if resolution is not None and resolution.is_local_to_bands:
+        reach = getattr(block, 'reach', 0)
+        if resolution is None and reach:
+            return by_bands(block, x, region, 1, reach)
+        if resolution is not None and resolution.is_local_to_bands and not reach:
             return by_bands(block, x, region, resolution.grid)
         return block(x, region)
 
@@ -242,7 +245,7 @@ class Backbone(BaseModule):
         for parent in list(self.modules()):
             for name, child in parent.named_children():
                 if hasattr(child, 'switch_to_deploy'):
-                    setattr(parent, name, child.switch_to_deploy())
+                    setattr(parent, name, child.switch_to_deploy().eval())
 
     def init_weights(self) -> None:
         """Load ``init_cfg=dict(type='Pretrained', checkpoint=..., prefix=...)``, if given.

@@ -67,7 +67,7 @@ class ShiftGMLPBlock(nn.Module):
         mlp_ratio: Channels of U, and of V / dim. Default: 2.
     """
 
-    reach = 1  # rows
+    reach = 1  # a token takes from the rows above and below its own
 
     def __init__(
         self,
@@ -115,13 +115,13 @@ class DeployedShiftGMLPBlock(nn.Module):
                 (self.fc_u, self.fc_v), getattr(both, name).chunk(2), strict=True
             ):
                 setattr(layer, name, nn.Parameter(value.clone()))
-        self.act = block.act
+        self.act = nn.ReLU(inplace=True)
         self.gate = block.gate
         self.fc2 = fold(block.fc2, block.norm2)
 
     def forward(self, x: Tensor, region: Region | None = None) -> Tensor:
         u, v = self.act(self.fc_u(x)), self.fc_v(x)
-        return x + self.fc2(torch.addcmul(u, u, self.gate(v, region)))
+        return self.fc2(torch.addcmul(u, u, self.gate(v, region))).add_(x)
 
 
 @MODELS.register_module()

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .region import Region, keep_valid
+from .slices import by_convolution, is_convolved
 
 # (row, column) steps of the channel groups: width, then height, then the diagonals.
 DIRECTIONS = ((0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1))
@@ -63,9 +64,11 @@ class ZeroPaddedShift(nn.Module):
 
     def forward(self, x: Tensor, region: Region | None = None) -> Tensor:
         """Tokens (B, H, W, C) -> (B, H, W, C)."""
-        h, w = x.shape[1:3]
+        x, (h, w) = keep_valid(x, region), x.shape[1:3]
+        if is_convolved(self, x):
+            return by_convolution(x, DIRECTIONS, self.group_dim)
         groups, rest = x.tensor_split([len(DIRECTIONS) * self.group_dim], -1)
-        groups = F.pad(keep_valid(groups, region), (0, 0, 1, 1, 1, 1)).chunk(len(DIRECTIONS), -1)
+        groups = F.pad(groups, (0, 0, 1, 1, 1, 1)).chunk(len(DIRECTIONS), -1)
         moved = [
             group.narrow(1, 1 - i, h).narrow(2, 1 - j, w)
             for (i, j), group in zip(DIRECTIONS, groups, strict=True)

@@ -4,10 +4,12 @@ import pytest
 import torch
 from families import every_resolution, small
 from torch import nn
+from torch.nn.functional import conv2d
 
-from mlp_backbones.models import GMLP, PlainGMLP, ResMLP
+from mlp_backbones.models import GMLP, PlainGMLP, ResMLP, ShiftGMLP
 from mlp_backbones.models.backbones.gmlp import GMLPBlock
-from mlp_backbones.models.layers import AnyResolution, slices
+from mlp_backbones.models.layers import AnyResolution, Region, ZeroPaddedShift, slices
+from mlp_backbones.models.layers.slices import by_bands
 
 SIZES = [(90, 60), (31, 75)]
 
@@ -45,6 +47,37 @@ def test_blocks_in_windows_go_in_bands(cls, sliced):
     with torch.no_grad():
         small(cls, resolution='window').eval()(torch.randn(1, 3, 90, 75))
     assert any(isinstance(m, GMLPBlock) for m in sliced)
+
+
+@pytest.mark.parametrize('deploy', [False, True])
+@pytest.mark.parametrize('sizes', [None, SIZES])
+def test_blocks_of_shifts_go_in_bands(deploy, sizes, sliced, monkeypatch):
+    model, x = small(ShiftGMLP).eval(), torch.randn(2, 3, 90, 75)
+    if deploy:
+        model.switch_to_deploy()
+    with torch.no_grad():
+        outs = model(x, valid_sizes=sizes)
+        assert sliced and set(sliced) == set(model.stages[0])
+        monkeypatch.setattr(slices, 'SLICE', 2**40)
+        for a, b in zip(outs, model(x, valid_sizes=sizes), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_a_batch_norm_that_takes_statistics_goes_whole(sliced):
+    block = small(ShiftGMLP).eval().stages[0][0]
+    block.norm1.train()
+    with torch.no_grad():
+        by_bands(block, torch.randn(1, 30, 30, 8), Region((30, 30)), 1, 1)
+    assert not sliced
+
+
+def test_the_convolution_of_a_shift_is_the_shift(monkeypatch):
+    shift, x = ZeroPaddedShift(3).eval(), torch.randn(2, 9, 7, 30)
+    expected = shift(x)  # with gradients, by copies
+    with torch.no_grad():
+        calls = []
+        monkeypatch.setattr(slices.F, 'conv2d', lambda *a, **k: calls.append(1) or conv2d(*a, **k))
+        assert torch.equal(shift(x), expected) and calls
 
 
 @pytest.mark.parametrize(
