@@ -15,7 +15,10 @@ from pathlib import Path
 import benchmark
 import torch
 from benchmark import Setting
+from mmcv.cnn import fuse_conv_bn
+from torch import nn
 
+from mlp_backbones.models.backbones.base import Backbone
 from mlp_backbones.models.layers import (
     AnyResolution,
     Resolution,
@@ -33,6 +36,8 @@ PLAIN = {
     "PlainResMLP(arch='s24')": 'timm.resmlp_24_224',
     "PlainViT(arch='s')": 'timm.deit_small_patch16_224',
 }
+RESNET_18 = 'mmdet.ResNet(depth=18, base_channels=28, stem_channels=28)'
+SMALL_TIMM = ('fasternet_t0', 'regnetx_002', 'mobilenetv2_100')
 Bar = tuple[str, float, float]  # what it is, the figure, the most that it may be
 
 
@@ -64,6 +69,45 @@ def orientation(rounds: int) -> Iterator[Bar]:
     swin, *others = benchmark.measure([SWIN, *models], setting, rounds, memory=False)
     for f in others:
         yield f'{f.name}, {setting}: time', benchmark.ratio(f.seconds, swin.seconds), math.inf
+
+
+def small_models(rounds: int) -> Iterator[Bar]:
+    """Backbones of about 2 M parameters on one thread, of which nothing is promised."""
+
+    def fold(model: nn.Module) -> None:
+        model.eval()  # mmdet's ResNet returns None here
+        model.switch_to_deploy() if isinstance(model, Backbone) else fuse_conv_bn(model)
+
+    def channels_last(model: nn.Module) -> None:
+        model.to(memory_format=torch.channels_last)
+
+    cases = {
+        'ResNet-18 of 28 channels': (RESNET_18, []),
+        'ResNet-18, folded': (RESNET_18, [fold]),
+        'ResNet-18, channels_last': (RESNET_18, [channels_last]),
+        'ResNet-18, channels_last, folded': (RESNET_18, [fold, channels_last]),
+        'ShiftGMLP nano': ("ShiftGMLP(arch='nano', pretrain_img_size=128)", []),
+        'ShiftGMLP nano, folded': ("ShiftGMLP(arch='nano', pretrain_img_size=128)", [fold]),
+        'ShiftGMLP pico, folded': ("ShiftGMLP(arch='pico', pretrain_img_size=128)", [fold]),
+        'GMLP nano': ("GMLP(arch='nano', pretrain_img_size=128)", []),
+        **{f'timm.{name}': (f'timm.{name}', []) for name in SMALL_TIMM},
+    }
+    models = []
+    for text, changes in cases.values():
+        models.append(benchmark.build(text))
+        for change in changes:
+            change(models[-1])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for size in ((144, 192), (360, 480), (800, 1344)):
+        setting = Setting(size)
+        steps = [benchmark.make_step(model, setting) for model in models]
+        resnet, *others = benchmark.take_turns(steps, rounds)
+        reference, *names = cases
+        for name, seconds in zip(names, others, strict=True):
+            text = f'{name} / {reference}, {setting}, one thread: time'
+            yield text, benchmark.ratio(seconds, resnet), math.inf
+    torch.set_num_threads(threads)
 
 
 def against_timm(rounds: int) -> Iterator[Bar]:
@@ -123,6 +167,7 @@ def growth(rounds: int) -> Iterator[Bar]:
 
 
 def bars(rounds: int) -> Iterator[Bar]:
+    yield from small_models(rounds)
     yield from against_swin(Setting((800, 1344)), FORWARD, rounds)
     yield from orientation(rounds)
     yield from on_a_canvas(rounds)
@@ -137,6 +182,7 @@ def bars(rounds: int) -> Iterator[Bar]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--rounds', type=int, default=9, help='of each measurement (9)')
+    parser.add_argument('--small', action='store_true', help='only the models of 2 M parameters')
     parser.add_argument('--markdown', metavar='FILE', help='write the table to a file as well')
     args = parser.parse_args()
     if args.rounds < 1:
@@ -144,7 +190,7 @@ def main() -> None:
     logging.disable(logging.WARNING)
     print(benchmark.describe_machine(Setting((224, 224))), flush=True)
     rows = [['bar', 'measured', 'at most', 'verdict']]
-    for text, figure, limit in bars(args.rounds):
+    for text, figure, limit in (small_models if args.small else bars)(args.rounds):
         verdict = 'pass' if figure <= limit else 'falls short'
         if limit == math.inf:
             verdict = '-'

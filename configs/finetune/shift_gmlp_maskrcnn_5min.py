@@ -1,0 +1,3 @@
+_base_ = './_base_/maskrcnn_5min.py'
+
+model = dict(backbone=dict(type='mlp_backbones.ShiftGMLP'))
