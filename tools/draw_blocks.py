@@ -29,7 +29,7 @@ COLOURS = {
 HEIGHT, GAP, LINE = 0.5, 0.3, dict(color='#333333', lw=1.2, zorder=1)
 ARROW = dict(arrowstyle='-|>', shrinkA=0, shrinkB=0, color='#333333', lw=1.2)
 
-NORM, AFFINE = ('LayerNorm', 'norm'), ('Affine', 'norm')
+NORM, AFFINE, BATCH_NORM = ('LayerNorm', 'norm'), ('Affine', 'norm'), ('BatchNorm', 'norm')
 GELU = ('GELU', 'pointwise')
 MLP = [('Linear\n$d$ → $4d$', 'channels'), GELU, ('Linear\n$4d$ → $d$', 'channels')]
 
@@ -200,6 +200,34 @@ def draw_gmlp(ax) -> tuple[float, float]:
     return end(ax, x, 0, '$Y$', 0.6), attention - 0.6
 
 
+def draw_shift_gmlp(ax) -> tuple[float, float]:
+    """The gate has a way for each half of its channels."""
+    x = begin(ax, 0, '$X$')
+    line(ax, (x, 0), (0.45, 0))
+    fork = chain(ax, 0.45, 0, [('Linear $W_1$\n$d$ → $4d$', 'channels'), BATCH_NORM]) + 0.2
+    line(ax, (fork - 0.2, 0), (fork, 0))
+    near, far = -1.05, -2.15  # heights of the gate's ways
+    line(ax, (fork, 0), (fork, far))
+    boxes = fork + 0.4
+    for y, text in ((0, '$U$'), (near, 'half'), (far, 'half')):
+        line(ax, (fork, y), (boxes, y))
+        ax.text(fork + 0.22, y + 0.06, text, ha='center', va='bottom', fontsize=10 - 2 * (y < 0))
+    ax.text(fork + 0.12, near / 2, '$V$', ha='left', va='center')
+    last = chain(ax, boxes, near, [('spatial shift\n→ ← ↓ ↑ ↘ ↙ ↗ ↖', 'tokens')])
+    plus = operator(ax, last + GAP, near, '+') - 0.14
+    arrow(ax, (last, near), (last + GAP, near))
+    ax.text(plus + 0.2, near, '1', ha='left', va='center')
+    end_of_far = chain(ax, boxes, far, [[('Linear $K$\n$N$ → $N$', 'tokens')]])
+    line(ax, (end_of_far, far), (plus, far))
+    arrow(ax, (plus, far), (plus, near - 0.14))
+    last = chain(ax, boxes, 0, [('ReLU', 'pointwise')])
+    arrow(ax, (last, 0), (plus - 0.14, 0))
+    arrow(ax, (plus, near + 0.14), (plus, -0.14))
+    x = operator(ax, plus - 0.14, 0, '×')
+    x = chain(ax, x, 0, [('Linear $W_2$\n$2d$ → $d$', 'channels'), BATCH_NORM])
+    return end(ax, x, 0, '$Y$', 0.6), far - 0.6
+
+
 def legend(ax, y: float) -> float:
     x = 0.0
     for colour, text in COLOURS.values():
@@ -232,6 +260,7 @@ def main() -> None:
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     save(draw_gmlp, args.folder / f'block_gmlp.{args.suffix}')
+    save(draw_shift_gmlp, args.folder / f'block_shift_gmlp.{args.suffix}')
     for name, rows in BLOCKS.items():
         save(
             lambda ax, rows=rows: draw_branches(ax, rows),
