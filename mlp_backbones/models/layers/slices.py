@@ -22,6 +22,7 @@ from .affine import Affine, LayerScale
 from .region import Region
 from .tracing import is_plain, is_recording
 
+HAS_ONEDNN = torch.backends.mkldnn.is_available()
 SLICE = 2**21  # numbers in the widest tensor of a slice: 8 MiB in float32
 
 
@@ -94,8 +95,7 @@ def is_cpu_inference(module: nn.Module, x: Tensor) -> bool:
 
 def is_convolved(module: nn.Module, x: Tensor) -> bool:
     """Whether ``module`` shifts x by a convolution: where oneDNN has a fast one, in float32."""
-    fast = torch.backends.mkldnn.is_available() and x.dtype == torch.float32
-    return fast and is_cpu_inference(module, x)
+    return is_cpu_inference(module, x) and HAS_ONEDNN and x.dtype == torch.float32
 
 
 def is_sliced(module: nn.Module, x: Tensor, width: int) -> bool:

@@ -23,7 +23,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mlp_backbones.models import (
     GMLP,
-    S2MLP,
     PlainBackbone,
     PlainGMLP,
     PlainMLPMixer,
@@ -31,6 +30,7 @@ from mlp_backbones.models import (
     PlainS2MLP,
     PlainViT,
     PyramidBackbone,
+    ShiftGMLP,
 )
 
 # --- one program for every batch --------------------------------------------------------------
@@ -87,7 +87,7 @@ def test_whole_canvases_make_no_mask(cls, resolution):
 
 
 # Every mode by a plain model, which has the blocks of the pyramid of its family, and two pyramids.
-programs = [(GMLP, None), (S2MLP, None)]
+programs = [(GMLP, None), (ShiftGMLP, None)]
 programs += [
     (c, r)
     for c in classes(PlainBackbone)
@@ -100,7 +100,7 @@ every_program = pytest.mark.parametrize(
 
 
 # What ONNX, which takes its time, is made of: each family, mode and topology at least once.
-AS_ONNX = [(S2MLP, None), (PlainS2MLP, None), (PlainViT, 'global'), (PlainGMLP, 'grid')]
+AS_ONNX = [(ShiftGMLP, None), (PlainS2MLP, None), (PlainViT, 'global'), (PlainGMLP, 'grid')]
 AS_ONNX += [(c, 'window+interpolate') for c in (PlainGMLP, PlainMLPMixer, PlainResMLP)]
 
 
@@ -176,7 +176,7 @@ def test_a_compiled_model_trains(cls, sizes, graphs):
 @free_sizes
 @pytest.mark.parametrize(
     'cls, valid',
-    [(c, True) for c in (GMLP, S2MLP, PlainMLPMixer, PlainResMLP, PlainViT)]
+    [(c, True) for c in (GMLP, ShiftGMLP, PlainMLPMixer, PlainResMLP, PlainViT)]
     + [(PlainGMLP, False)],
     ids=lambda v: v.__name__ if isinstance(v, type) else str(v),
 )
