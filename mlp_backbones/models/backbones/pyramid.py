@@ -1,4 +1,4 @@
-"""The pyramid: four stages with patch merging between them."""
+"""The pyramid: four stages with merging between them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .base import (
 
 
 class PyramidBackbone(Backbone):
-    """Four stages of blocks with patch merging between them.
+    """Four stages of blocks with merging between them.
 
     A stem of stride 4, then stages at strides 4, 8, 16 and 32; each output has a norm of its
     own. A family gives ``presets`` and ``make_block``, and may set ``make_merge``, ``make_norm``
@@ -34,8 +34,6 @@ class PyramidBackbone(Backbone):
             token-mixing grid of a stage has ``ceil(pretrain_img_size / mixing_stride)``
             tokens a side; None is for a stage without one. Default: 'tiny'.
         in_channels: Channels of the image. Default: 3.
-        stem: 'patch', a linear layer on patches of 4 x 4 pixels, or 'conv', two convolutions of
-            3 x 3 and stride 2 with batch norm. Default: the family's.
         pretrain_img_size: Side in pixels of the square images that the token-mixing
             weights are made for. Default: 224.
         resolution: How token mixing meets maps of other sizes: 'interpolate', 'window',
@@ -51,13 +49,15 @@ class PyramidBackbone(Backbone):
             the first. Default: 0.1.
         with_cp: Whether to recompute each block's activations in the backward pass,
             which saves memory. Default: False.
-        norm_eval: Whether batch norms keep their running statistics in training, as a detector
-            wants that starts from weights. Default: False.
-        norm_cfg: The batch norm to take, such as ``dict(type='SyncBN')``. Default: BN.
         init_cfg: mmengine's initialisation config, such as
             ``dict(type='Pretrained', checkpoint=...)``. Default: None.
         pretrained: The checkpoint of such an ``init_cfg``, as mmseg's models hand it on.
             Default: None.
+        stem: 'patch', a linear layer on patches of 4 x 4 pixels, or 'conv', two convolutions of
+            3 x 3 and stride 2 with batch norm. Default: the family's.
+        norm_eval: Whether batch norms keep their running statistics in training, as a detector
+            wants that starts from weights. Default: False.
+        norm_cfg: The batch norm to take, such as ``dict(type='SyncBN')``. Default: BN.
         block_options: Arguments of the family's block, which win over those in ``arch``.
     """
 
@@ -71,7 +71,6 @@ class PyramidBackbone(Backbone):
         self,
         arch: str | dict = 'tiny',
         in_channels: int = 3,
-        stem: str | None = None,
         pretrain_img_size: int = 224,
         resolution: str | Sequence[str] | None = None,
         interpolation: str | None = None,
@@ -79,10 +78,11 @@ class PyramidBackbone(Backbone):
         frozen_stages: int = -1,
         drop_path_rate: float = 0.1,
         with_cp: bool = False,
-        norm_eval: bool = False,
-        norm_cfg: dict | None = None,
         init_cfg: dict | list[dict] | None = None,
         pretrained: str | None = None,
+        stem: str | None = None,
+        norm_eval: bool = False,
+        norm_cfg: dict | None = None,
         **block_options,
     ):
         super().__init__(in_channels, with_cp, init_cfg, pretrained)
@@ -96,9 +96,10 @@ class PyramidBackbone(Backbone):
                 'channels, depths and mixing_strides of an arch have 4 entries each, one per '
                 f'stage; got {per_stage}.'
             )
+        optional = ['mixing_strides'] if None in self.default_mixing_strides else []
         for name, values in per_stage.items():
             for value in values:
-                if not (name == 'mixing_strides' and value is None):
+                if value is not None or name not in optional:
                     check_positive(name, value)
         check_positive('pretrain_img_size', pretrain_img_size)
         self.check_options(options)

@@ -100,7 +100,8 @@ class ConvMerging(nn.Module):
 
     def switch_to_deploy(self) -> ConvMerging:
         """This layer with its norm folded into the convolution."""
-        self.conv, self.norm = fold(self.conv, self.norm), nn.Identity()
+        if not isinstance(self.norm, nn.Identity):
+            self.conv, self.norm = fold(self.conv, self.norm), nn.Identity()
         return self
 
 

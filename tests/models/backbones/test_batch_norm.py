@@ -44,10 +44,19 @@ def test_every_pyramid_takes_both_stems(cls):
 
 @pyramid
 def test_folded_it_is_the_same(cls):
-    model, x = small(cls, stem='conv').eval(), torch.randn(2, 3, 45, 71)
+    model = small(cls, stem='conv').eval()
+    x = torch.randn(2, 3, 45, 71, requires_grad=True)
     expected = model(x, valid_sizes=[(45, 60), (30, 71)])
+    weights = [torch.randn_like(o) for o in expected]
+    (gradient,) = torch.autograd.grad(expected, x, weights)
     model.train().switch_to_deploy()
-    assert not batch_norms(model) and not model.training
+    assert not batch_norms(model) and not any(m.training for m in model.modules())
+    folded = model(x, valid_sizes=[(45, 60), (30, 71)])
+    close(folded, expected)
+    close(torch.autograd.grad(folded, x, weights), [gradient], 1e-4)  # as attributions need it
+    with torch.no_grad():
+        close(model(x, valid_sizes=[(45, 60), (30, 71)]), expected)
+    model.switch_to_deploy()  # a second time changes nothing
     close(model(x, valid_sizes=[(45, 60), (30, 71)]), expected)
 
 

@@ -1,10 +1,10 @@
 import pytest
 import torch
-from families import small
+from families import small, small_arch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlp_backbones.models import ShiftGMLP
+from mlp_backbones.models import GMLP, ShiftGMLP
 from mlp_backbones.models.backbones.shift_gmlp import LocalGlobalMix, ShiftGMLPBlock
 from mlp_backbones.models.layers import Resolution, make_region
 
@@ -97,6 +97,14 @@ def test_nano_is_the_one_of_the_trials():
     assert sum(p.numel() for p in model.parameters()) == 2_115_472
     assert [stage[0].gate.mix.f.in_features for stage in model.stages[1:]] == [64, 64, 16]
     assert not any(True for _ in model.norms.parameters())
+
+
+def test_only_its_blocks_do_without_a_grid():
+    strides = dict(small_arch(ShiftGMLP), mixing_strides=(16, None, None, 32))
+    grids = [stage[0].gate.mix is not None for stage in small(ShiftGMLP, arch=strides).stages]
+    assert grids == [True, False, False, True]
+    with pytest.raises(ValueError, match='mixing_strides=None must be a positive integer'):
+        small(GMLP, arch=strides)
 
 
 def test_eight_shifts_need_eight_channels():
