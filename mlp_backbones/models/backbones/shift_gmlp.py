@@ -8,6 +8,8 @@ ICASSP 2023, https://arxiv.org/abs/2208.11718).
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
@@ -109,19 +111,18 @@ class DeployedShiftGMLPBlock(nn.Module):
     def __init__(self, block: ShiftGMLPBlock):
         super().__init__()
         both = fold(block.fc1, block.norm1)
-        self.fc_u, self.fc_v = (nn.Linear(both.in_features, both.out_features // 2) for _ in 'uv')
-        for name in ('weight', 'bias'):
-            for layer, value in zip(
-                (self.fc_u, self.fc_v), getattr(both, name).chunk(2), strict=True
-            ):
-                setattr(layer, name, nn.Parameter(value.clone()))
+        self.fc_u, self.fc_v = both, copy.deepcopy(both)
+        for i, layer in enumerate((self.fc_u, self.fc_v)):
+            layer.weight = nn.Parameter(layer.weight.chunk(2)[i].clone())
+            layer.bias = nn.Parameter(layer.bias.chunk(2)[i].clone())
+            layer.out_features //= 2
         self.act = nn.ReLU(inplace=True)
         self.gate = block.gate
         self.fc2 = fold(block.fc2, block.norm2)
 
     def forward(self, x: Tensor, region: Region | None = None) -> Tensor:
         u, v = self.act(self.fc_u(x)), self.fc_v(x)
-        return self.fc2(torch.addcmul(u, u, self.gate(v, region))).add_(x)
+        return x + self.fc2(torch.addcmul(u, u, self.gate(v, region)))
 
 
 @MODELS.register_module()

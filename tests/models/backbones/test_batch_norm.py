@@ -5,7 +5,7 @@ import torch
 from families import close, expected_shapes, fixed, pyramid, random_loss, shapes, small, small_arch
 from torch import nn
 
-from mlp_backbones.checkpoints import guess_backbone
+from mlp_backbones.checkpoints import guess_backbone, load_weights
 from mlp_backbones.models import GMLP, ShiftGMLP
 from mlp_backbones.models.layers import batch_norms
 
@@ -131,6 +131,25 @@ def test_a_checkpoint_tells_its_stem(cls, stem):
     assert type(model) is cls and {n: p.shape for n, p in model.state_dict().items()} == {
         n: p.shape for n, p in weights.items()
     }
+
+
+@pytest.mark.parametrize('bands', [1, 4])
+def test_weights_of_rgb_images_serve_a_stem_of_other_bands(bands):
+    source, model = small(ShiftGMLP), small(ShiftGMLP, in_channels=bands)
+    report = load_weights(model, source.state_dict())
+    assert any('patch_embed.step1.conv.weight of 3 bands' in note for note in report.notes)
+    grey = torch.randn(1, 1, 40, 40)
+    if bands == 1:
+        close(model.eval()(grey), source.eval()(grey.expand(-1, 3, -1, -1)))
+
+
+def test_a_folded_model_takes_autocast():
+    model, x = small(ShiftGMLP).eval(), torch.randn(1, 3, 64, 64)
+    reference = model(x)
+    model.switch_to_deploy()
+    with torch.autocast('cpu', torch.bfloat16):
+        for ours, theirs in zip(model(x), reference, strict=True):
+            assert (ours.float() - theirs).norm() < 0.05 * theirs.norm()
 
 
 def test_weights_without_counts_are_complete(tmp_path):
