@@ -223,7 +223,9 @@ pip_install --editable '.[onedl,dev]'
 # beside a CPU build of torch. tests/reference.py imports it from here.
 pip_install --upgrade --no-deps --target "$venv/reference" timm torchvision
 
-say "$(cd "$venv" && "$py" -c 'import mlp_backbones, mmcv, mmdet, mmengine, mmseg, torch
+# mmengine prints configs by yapf, which writes its grammar to the user's cache when it is first
+# imported: here, and not by two processes of a training at once.
+say "$(cd "$venv" && "$py" -c 'import mlp_backbones, mmcv, mmdet, mmengine, mmseg, torch, yapf
 print("done:", *(f"{m.__name__} {m.__version__}" for m in (torch, mmengine, mmcv, mmdet, mmseg)))')"
 state >"$stamp.new"
 mv "$stamp.new" "$stamp"
