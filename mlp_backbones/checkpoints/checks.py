@@ -34,7 +34,7 @@ def check_shapes(model: nn.Module, state: Mapping[str, Tensor], prefix: str = ''
         value = state.get(prefix + name)
         if value is None:
             continue
-        if value.is_floating_point() != param.is_floating_point():
+        if param.is_floating_point() and not value.is_floating_point():
             raise CheckpointError(f'{prefix}{name} holds {value.dtype}, which are no weights.')
         if value.shape != param.shape:
             module, own = of_grid.get(name, (None, None))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -22,6 +22,7 @@ class Sizes:
     width: int
     depths: tuple[int, ...]
     patch_size: int
+    stem: str = field(default='patch', compare=False)
 
 
 def sizes(state: Mapping[str, Tensor]) -> Sizes | None:
@@ -30,13 +31,13 @@ def sizes(state: Mapping[str, Tensor]) -> Sizes | None:
     last = state.get('patch_embed.step2.conv.weight') if patches is None else patches
     if last is None or last.dim() != 4:
         return None
-    patch_size = 4 if patches is None else patches.shape[-1]
+    patch_size, stem = (4, 'conv') if patches is None else (patches.shape[-1], 'patch')
     depths = {}
     for name in state:
         if match := re.match(r'(?:layers|stages\.(\d+))\.(\d+)\.', name):
             stage, layer = int(match[1] or 0), int(match[2])
             depths[stage] = max(depths.get(stage, 0), layer + 1)
-    return Sizes(len(last), tuple(depths[i] for i in sorted(depths)), patch_size)
+    return Sizes(len(last), tuple(depths[i] for i in sorted(depths)), patch_size, stem)
 
 
 def find_preset(
@@ -67,7 +68,7 @@ def describe(family: str, state: Mapping[str, Tensor]) -> str:
     return (
         f'{family.removeprefix("Plain")}-{preset.upper()}'
         if 'Plain' in family
-        else (f'{family} {preset}')
+        else f'{family} {preset}{_stem_in_words(MODELS.get(family), found)}'
     )
 
 
@@ -78,7 +79,15 @@ def describe_model(model: Backbone) -> str:
         found = replace(found, depths=(model.num_layers,))
     family = type(model).__name__
     preset = find_preset(family, found, model.presets)
-    return f'{family} {preset}' if preset else family + _sizes_in_words(found)
+    name = f'{family} {preset}' if preset else family + _sizes_in_words(found)
+    return name + _stem_in_words(type(model), found)
+
+
+def _stem_in_words(cls: type, found: Sizes | None) -> str:
+    """The stem of a pyramid, where it is not its family's."""
+    if found is None or getattr(cls, 'default_stem', found.stem) == found.stem:
+        return ''
+    return f' with stem={found.stem!r}'
 
 
 def _sizes_in_words(found: Sizes | None) -> str:
