@@ -163,50 +163,38 @@ def to_batch(images: np.ndarray) -> Tensor:
     return (x - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
 
 
-def batches(data, batch_size: int, rng: np.random.Generator):
-    """Endless batches of images at the training size, flipped at random."""
-    images = np.stack([cv2.resize(x, SIZE[::-1], interpolation=cv2.INTER_AREA) for x in data[0]])
-    labels = np.stack(
-        [cv2.resize(y, SIZE[::-1], interpolation=cv2.INTER_NEAREST) for y in data[1]]
-    )
-    while True:
-        order = rng.permutation(len(images))
-        for i in range(0, len(order) - batch_size + 1, batch_size):
-            x, y = (a[order[i : i + batch_size]] for a in (images, labels))
-            flip = rng.random(batch_size) < 0.5
-            x, y = (
-                np.where(flip.reshape(-1, *[1] * (a.ndim - 1)), a[:, :, ::-1], a) for a in (x, y)
-            )
-            yield to_batch(x), torch.from_numpy(y).long()
-
-
-def crops(data, batch_size: int, rng: np.random.Generator):
-    """Endless batches of crops from images at 0.5 to 2 times the training size, flipped at random.
-
-    A smaller image is padded with its mean, and with labels that are ignored.
-    """
+def batches(data, batch_size: int, rng: np.random.Generator, multi_scale: bool):
+    """Endless batches at the training size, flipped at random: of whole images, or of crops."""
     while True:
         order = rng.permutation(len(data[0]))
         for i in range(0, len(order) - batch_size + 1, batch_size):
-            pairs = [crop(data[0][j], data[1][j], rng) for j in order[i : i + batch_size]]
+            pairs = [
+                augment(data[0][j], data[1][j], rng, multi_scale)
+                for j in order[i : i + batch_size]
+            ]
             x, y = map(np.stack, zip(*pairs, strict=True))
             yield to_batch(x), torch.from_numpy(y).long()
 
 
-def crop(
-    image: np.ndarray, label: np.ndarray, rng: np.random.Generator
+def augment(
+    image: np.ndarray, label: np.ndarray, rng: np.random.Generator, multi_scale: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    scale = 2 ** rng.uniform(-1, 1)
+    """The image at the training size; with ``multi_scale`` a crop of it at 0.5 to 2 times that,
+    where a smaller one is padded with the mean, and with labels that are ignored.
+    """
+    scale = 2 ** rng.uniform(-1, 1) if multi_scale else 1
     h, w = (round(scale * n) for n in SIZE)
     image = cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA)
     label = cv2.resize(label, (w, h), interpolation=cv2.INTER_NEAREST)
-    below, right = (max(n - m, 0) for n, m in zip(SIZE, (h, w), strict=True))
-    image = cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_CONSTANT, value=MEAN)
-    label = cv2.copyMakeBorder(label, 0, below, 0, right, cv2.BORDER_CONSTANT, value=IGNORED)
-    top, left = (rng.integers(0, m - n + 1) for n, m in zip(SIZE, label.shape, strict=True))
-    window = slice(top, top + SIZE[0]), slice(left, left + SIZE[1])
+    if multi_scale:
+        below, right = (max(n - m, 0) for n, m in zip(SIZE, (h, w), strict=True))
+        image = cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_CONSTANT, value=MEAN)
+        label = cv2.copyMakeBorder(label, 0, below, 0, right, cv2.BORDER_CONSTANT, value=IGNORED)
+        top, left = (rng.integers(0, m - n + 1) for n, m in zip(SIZE, label.shape, strict=True))
+        window = slice(top, top + SIZE[0]), slice(left, left + SIZE[1])
+        image, label = image[window], label[window]
     flip = -1 if rng.random() < 0.5 else 1
-    return image[window][:, ::flip], label[window][:, ::flip]
+    return image[:, ::flip], label[:, ::flip]
 
 
 def train(model: nn.Module, data, args: argparse.Namespace, seed: int) -> None:
@@ -219,10 +207,8 @@ def train(model: nn.Module, data, args: argparse.Namespace, seed: int) -> None:
         optimizer, args.lr, total_steps=args.iters, pct_start=0.1, cycle_momentum=False
     )
     model.train()
-    make_batches = crops if args.multi_scale else batches
-    for _, (x, y) in zip(
-        range(args.iters), make_batches(data, args.batch_size, rng), strict=False
-    ):
+    endless = batches(data, args.batch_size, rng, args.multi_scale)
+    for _, (x, y) in zip(range(args.iters), endless, strict=False):
         logits = F.interpolate(model(x, mode='tensor'), SIZE, mode='bilinear')
         loss = F.cross_entropy(logits, y, ignore_index=IGNORED)
         optimizer.zero_grad()

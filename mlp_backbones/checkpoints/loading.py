@@ -187,16 +187,15 @@ def guess_backbone(weights: Mapping[str, Tensor], prefix: str | None = None) -> 
     if key_map is None:
         raise CheckpointError(unknown_source(weights))
     state, _, _ = key_map.translate_all(weights)
-    preset = find_preset(key_map.family, sizes(state))
+    found = sizes(state)
+    preset = find_preset(key_map.family, found)
     if preset is None:
         raise CheckpointError(
             f'this is a {describe(key_map.family, state)} checkpoint ({key_map.source}), which '
             'are the sizes of no preset; say which backbone it is for.'
         )
     cls = MODELS.get(key_map.family)
-    settings = {}
-    if hasattr(cls, 'stems'):
-        settings['stem'] = 'patch' if 'patch_embed.proj.weight' in state else 'conv'
+    settings = dict(stem=found.stem) if hasattr(cls, 'stems') else {}
     with torch.device('meta'):
         model = cls(preset, **settings)
         old, new = (_any_grid(model, x) for x in (state, model.state_dict()))

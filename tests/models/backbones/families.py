@@ -96,6 +96,25 @@ def expected_shapes(model, b, h, w):
     return [(b, c, -(-h // s), -(-w // s)) for c, s in zip(channels, strides, strict=True)]
 
 
+def on_canvas(images, h, w, padding=None):
+    """The images in the top left corners of a batch of noise, or of the number ``padding``."""
+    canvas = torch.randn(len(images), 3, h, w)
+    if padding is not None:
+        canvas.fill_(padding)
+    for i, image in enumerate(images):
+        canvas[i, :, : image.shape[1], : image.shape[2]] = image
+    return canvas
+
+
+def valid_part(model, maps, i, size):
+    """What image ``i`` of ``size`` has in each map, and whether all beyond it is zero."""
+    parts, zero = [], True
+    for m, (_, _, h, w) in zip(maps, expected_shapes(model, 1, *size), strict=True):
+        parts.append(m[i, :, :h, :w])
+        zero = zero and not m[i, :, h:].any() and not m[i, :, :, w:].any()
+    return parts, zero
+
+
 def random_loss(outs):
     return sum((o * torch.randn_like(o)).sum() for o in outs)
 

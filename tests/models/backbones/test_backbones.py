@@ -8,12 +8,14 @@ from families import (
     every_resolution,
     expected_shapes,
     fixed,
+    on_canvas,
     plain,
     pyramid,
     random_loss,
     shapes,
     small,
     small_arch,
+    valid_part,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -58,23 +60,6 @@ def test_every_parameter_learns_at_native_size(cls):
     random_loss(model(torch.randn(2, 3, 64, 64))).backward()
     for name, param in model.named_parameters():
         assert param.grad.abs().sum() > 0, name
-
-
-def on_canvas(images, h, w):
-    """The images in the top left corners of a batch of noise."""
-    canvas = torch.randn(len(images), 3, h, w)
-    for i, image in enumerate(images):
-        canvas[i, :, : image.shape[1], : image.shape[2]] = image
-    return canvas
-
-
-def valid_part(model, maps, i, size):
-    """What image ``i`` of ``size`` has in each map, and whether all beyond it is zero."""
-    parts, zero = [], True
-    for m, (_, _, h, w) in zip(maps, expected_shapes(model, 1, *size), strict=True):
-        parts.append(m[i, :, :h, :w])
-        zero = zero and not m[i, :, h:].any() and not m[i, :, :, w:].any()
-    return parts, zero
 
 
 @every_resolution

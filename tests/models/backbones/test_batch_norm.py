@@ -2,7 +2,18 @@
 
 import pytest
 import torch
-from families import close, expected_shapes, fixed, pyramid, random_loss, shapes, small, small_arch
+from families import (
+    close,
+    expected_shapes,
+    fixed,
+    on_canvas,
+    pyramid,
+    random_loss,
+    shapes,
+    small,
+    small_arch,
+    valid_part,
+)
 from torch import nn
 
 from mlp_backbones.checkpoints import guess_backbone, load_weights
@@ -22,18 +33,12 @@ def test_every_pyramid_takes_both_stems(cls):
         model = small(cls, stem=stem).eval()
         for size in ((64, 64), (1, 1), (37, 90)):
             assert shapes(model(torch.randn(2, 3, *size))) == expected_shapes(model, 2, *size)
-        images, canvas = (
-            [torch.randn(1, 3, *s) for s in SIZES],
-            torch.full((2, 3, 70, 61), torch.nan),
-        )
-        for i, ((h, w), image) in enumerate(zip(SIZES, images, strict=True)):
-            canvas[i, :, :h, :w] = image
-        together = model(canvas, valid_sizes=SIZES)
-        for i, image in enumerate(images):
-            for ours, alone in zip(together, model(image), strict=True):
-                h, w = alone.shape[2:]
-                torch.testing.assert_close(ours[i, :, :h, :w], alone[0], rtol=1e-5, atol=1e-5)
-                assert not ours[i, :, h:].any() and not ours[i, :, :, w:].any()
+        images = [torch.randn(3, *size) for size in SIZES]
+        together = model(on_canvas(images, 70, 61, padding=torch.nan), valid_sizes=SIZES)
+        for i, (image, size) in enumerate(zip(images, SIZES, strict=True)):
+            ours, beyond_is_zero = valid_part(model, together, i, size)
+            assert beyond_is_zero
+            close(ours, [alone[0] for alone in model(image[None])])
         random_loss(model.train()(torch.randn(2, 3, 64, 64))).backward()
         assert all(p.grad.any() for p in model.parameters())
     with pytest.raises(
@@ -60,17 +65,15 @@ def test_folded_it_is_the_same(cls):
     close(model(x, valid_sizes=[(45, 60), (30, 71)]), expected)
 
 
-def test_folding_in_a_detector_leaves_its_other_parts():
-    whole = nn.ModuleDict(dict(backbone=small(ShiftGMLP), head=nn.BatchNorm2d(3)))
-    whole['backbone'].switch_to_deploy()
-    assert len(batch_norms(whole)) == 1
-
-
 def test_statistics_in_training_see_the_canvas():
-    model, x = small(ShiftGMLP).train(), torch.randn(2, 3, 64, 64)
-    before = statistics(model)
-    model(x)
+    model, images = small(ShiftGMLP).train(), [torch.randn(3, *size) for size in SIZES]
+    step, before = model.patch_embed.step1, statistics(model)
+    mean = step.norm.running_mean.clone()
+    model(on_canvas(images, 64, 64), valid_sizes=SIZES)
     assert all((a != b).any() for a, b in zip(before, statistics(model), strict=True))
+    # of all positions, with zeros for what lies beyond the images
+    seen = step.conv(on_canvas(images, 64, 64, padding=0)).mean((0, 2, 3))
+    torch.testing.assert_close(step.norm.running_mean, 0.9 * mean + 0.1 * seen)
 
 
 def test_norm_eval_keeps_the_statistics_and_trains_the_rest():
