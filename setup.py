@@ -27,6 +27,10 @@ EXTRAS = {
         'ftfy',  # mmseg imports both and requires neither
         'regex',
     ],
+    'pretrain': [  # configs/pretrain
+        'onedl-mmpretrain==1.3.6',
+        'torchvision',
+    ],
     'dev': [
         'hypothesis',
         'onnxruntime',
@@ -37,6 +41,7 @@ EXTRAS = {
         'ruff',
         'safetensors',
         'setuptools>=64,<82',
+        'transformers<5',  # of peft; mmpretrain does not import with 5
         'wheel',
     ],
 }

@@ -10,6 +10,7 @@ from functools import wraps
 from mmengine.registry import HOOKS as ROOT_HOOKS
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as ROOT_OPTIM_WRAPPER_CONSTRUCTORS
+from mmengine.registry import OPTIM_WRAPPERS as ROOT_OPTIM_WRAPPERS
 from mmengine.registry import TRANSFORMS as ROOT_TRANSFORMS
 from mmengine.registry import Registry
 
@@ -24,6 +25,12 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     parent=ROOT_OPTIM_WRAPPER_CONSTRUCTORS,
     scope='mlp_backbones',
     locations=['mlp_backbones.engine.layer_decay'],
+)
+OPTIM_WRAPPERS = Registry(
+    'optimizer wrapper',
+    parent=ROOT_OPTIM_WRAPPERS,
+    scope='mlp_backbones',
+    locations=['mlp_backbones.engine.bfloat16'],
 )
 TRANSFORMS = Registry(
     'transform',

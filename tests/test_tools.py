@@ -42,7 +42,10 @@ def run(*command, expect=0, **environment):
 
 
 @pytest.mark.parametrize(
-    'path', sorted((ROOT / 'configs').rglob('*.py')), ids=lambda path: path.stem
+    'path',
+    # test_pretrain.py loads those of classifiers, which need mmpretrain
+    [path for path in sorted((ROOT / 'configs').rglob('*.py')) if 'pretrain' not in path.parts],
+    ids=lambda path: path.stem,
 )
 def test_every_config_loads(path):
     cfg = launch.load_config(str(path))

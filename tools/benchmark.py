@@ -33,6 +33,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from mlp_backbones.analysis.complexity import count_params, measure_backbone
+from mlp_backbones.engine.classification import find_reference, mend_torchvision
 from mlp_backbones.models.backbones.base import Backbone
 
 HEADER = ['model', 'params M', 'GMACs', 'ms', 'ratio', 'of peak', 'memory MB', 'ratio']
@@ -111,15 +112,8 @@ def build(text: str) -> nn.Module:
 @lru_cache
 def import_timm():
     """timm from the path, or from where `make install` puts it beside the environment."""
-    sys.path.append(str(Path(sys.prefix, 'reference')))
-    try:
-        import torchvision  # noqa: F401
-    except RuntimeError:  # PyPI's beside a CPU build of torch: it wants its operators declared
-        import_timm.library = torch.library.Library('torchvision', 'DEF')
-        import_timm.library.define(
-            'nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor'
-        )
-        import_timm.library.define('qnms(Tensor dets, Tensor scores, float t) -> Tensor')
+    find_reference()
+    mend_torchvision()
     import timm
 
     return timm

@@ -219,9 +219,11 @@ fi
 
 say 'installing mmdet, mmseg and mlp_backbones with its development tools'
 pip_install --editable '.[onedl,dev]'
-# Off the import path: mmengine imports torchvision wherever it finds it, and PyPI's does not import
-# beside a CPU build of torch. tests/reference.py imports it from here.
-pip_install --upgrade --no-deps --target "$venv/reference" timm torchvision
+# Off the import path: mmengine and mmdet import torchvision and mmpretrain wherever they find them,
+# and PyPI's torchvision does not import beside a CPU build of torch. tests/reference.py and
+# engine/classification.py import them from here.
+pip_install --upgrade --no-deps --target "$venv/reference" timm torchvision \
+    onedl-mmpretrain mat4py model-index ordered-set markdown
 
 # mmengine prints configs by yapf, which writes its grammar to the user's cache when it is first
 # imported: here, and not by two processes of a training at once.

@@ -33,6 +33,7 @@ class Report:
         used: Our names of the weights that were loaded.
         resized: Our names of those that were resized -> sides of the old and the new grid.
         left_out: What was not loaded -> its names in the checkpoint.
+        fresh: Our names of output norms that the checkpoint lacks; they start as in training.
         notes: What else was done with some of them.
     """
 
@@ -43,6 +44,7 @@ class Report:
     used: list[str] = field(default_factory=list)
     resized: dict[str, tuple[int, int]] = field(default_factory=dict)
     left_out: dict[str, list[str]] = field(default_factory=dict)
+    fresh: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
@@ -61,7 +63,9 @@ class Report:
                     f'left out  {len(names)} ({what}): {some(names)}'
                     for what, names in self.left_out.items()
                 ),
-                'missing   none',
+                f'missing   {len(self.fresh)} (norms of outputs, fresh): {some(self.fresh)}'
+                if self.fresh
+                else 'missing   none',
             ]
         )
 
@@ -75,10 +79,11 @@ class Report:
         grids = ', '.join(f'{a} x {a} to {b} x {b}' for a, b in sorted(set(self.resized.values())))
         resized = f', {len(self.resized)} of them resized from a grid of {grids}' if grids else ''
         left_out = sum(map(len, self.left_out.values()))
+        fresh = f'; {len(self.fresh)} of output norms fresh' if self.fresh else ''
         return (
             f'{len(self.used)} weights of {self.checkpoint} ({self.source}){self._below} loaded'
             f'{resized}{"".join(f", {text}" for text in self.notes)}; '
-            f'{left_out} left out'
+            f'{left_out} left out{fresh}'
         )
 
 
@@ -159,6 +164,14 @@ def fit_weights(
                 f'the checkpoint has {len(unknown)} weights that the model has no place for, '
                 f'among them {some(unknown)}.'
             )
+        fresh = {
+            k: v
+            for group in model.optional_weights()
+            if not group.keys() & state.keys()
+            for k, v in group.items()
+        }
+        state |= fresh
+        report.fresh = list(fresh)
         check_complete(model, state)
     except CheckpointError as error:
         raise CheckpointError(f'{who}: {error}') from error
@@ -171,7 +184,7 @@ def fit_weights(
                 module.grid_of(name_there, x.shape) for x in (value, own[name])
             )
     refuse_not_finite(state, who)
-    report.used = list(state)
+    report.used = [name for name in state if name not in report.fresh]
     state = {name: value.to(own[name].dtype) for name, value in state.items()}
     return state, report
 

@@ -94,7 +94,9 @@ def check_fit(model: nn.Module, weights: Mapping[str, Tensor], whole: bool) -> N
         below = {k.removeprefix(f'{name}.'): w for k, w in weights.items() if has_part([k], name)}
         if below and isinstance(part, Backbone):
             try:
-                fit_weights(part, below, prefix='')
+                _, report = fit_weights(part, below, prefix='')
+                if whole and report.fresh:
+                    raise CheckpointError(f'the checkpoint lacks {some(report.fresh)}.')
             except CheckpointError as error:
                 raise CheckpointError(
                     f'{name}: {error} To keep only the rest of the model, leave the weights of '

@@ -72,8 +72,10 @@ def _missing_in_dataset(dataset: Any, setting: str) -> Iterator[str]:
     if not problems:
         if dataset.get('ann_file'):
             problems += _missing_path(_join(root, dataset['ann_file']), f'{setting}.ann_file')
-        for key, folder in (dataset.get('data_prefix') or {}).items():
-            problems += _missing_path(_join(root, folder), f'{setting}.data_prefix.{key}')
+        prefix = dataset.get('data_prefix') or {}
+        for key, folder in (prefix if isinstance(prefix, dict) else {'': prefix}).items():
+            where = f'{setting}.data_prefix.{key}'.rstrip('.')
+            problems += _missing_path(_join(root, folder), where)
     yield from problems
 
 

@@ -27,6 +27,7 @@ from mlp_backbones.environment import require
 from mlp_backbones.spelling import did_you_mean_file
 
 from .checkpoint_fit import CheckpointFitHook
+from .classification import require_mmpretrain
 from .options import CfgOptions, apply_options
 
 
@@ -100,6 +101,8 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
     scope = cfg.get('default_scope', 'mmengine')
     if scope in ('mmdet', 'mmseg'):
         require(scope)
+    if scope == 'mmpretrain':
+        require_mmpretrain()
     if options:
         apply_options(cfg, options)
     return cfg

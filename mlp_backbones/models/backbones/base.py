@@ -282,6 +282,10 @@ class Backbone(BaseModule):
         """Whether ``name`` is a weight of a part that is not built, as no output needs it."""
         raise NotImplementedError
 
+    def optional_weights(self) -> list[dict[str, Tensor]]:
+        """Groups of weights that a checkpoint may lack, with what they start from."""
+        return []
+
     def _load_from_state_dict(self, state_dict, prefix, *args):
         # Here, so that every way in (load_from, --resume, inferencers) gets it.
         who, own = type(self).__name__, self.state_dict()

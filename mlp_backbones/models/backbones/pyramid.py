@@ -140,6 +140,16 @@ class PyramidBackbone(Backbone):
         stage = int(match[2])
         return stage >= len(self.stages) or match[1] == 'norms' and stage not in self.out_indices
 
+    def optional_weights(self) -> list[dict[str, Tensor]]:
+        """The norms of outputs, of which a classifier has the last at most."""
+        return [
+            {
+                f'norms.{i}.{name}': value
+                for name, value in self.make_norm(self.channels[i]).state_dict().items()
+            }
+            for i in self.out_indices
+        ]
+
     @property
     def num_blocks(self) -> int:
         return sum(map(len, self.stages))
