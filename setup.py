@@ -8,7 +8,8 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 PACKAGE = 'mlp_backbones'
-MIM_FILES = ('configs', 'tools', 'model-index.yml')
+MIM_FILES = ('configs', 'tools', 'weights', 'model-index.yml')
+NOT_IN_A_WHEEL = ('.safetensors',)  # weights/metafile.yml is
 
 EXTRAS = {
     # The maintained forks of OpenMMLab. docs/install.md: mmcv's ops need an order of installation.
@@ -70,7 +71,8 @@ class BuildWithMim(build_py):
         for name in MIM_FILES:
             top = ROOT / name
             for source in sorted(top.rglob('*')) if top.is_dir() else [top]:
-                if source.is_file() and '__pycache__' not in source.parts:
+                left_out = '__pycache__' in source.parts or source.suffix in NOT_IN_A_WHEEL
+                if source.is_file() and not left_out:
                     yield source, Path(self.build_lib, PACKAGE, '.mim', source.relative_to(ROOT))
 
     def get_outputs(self, include_bytecode=True):

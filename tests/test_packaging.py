@@ -86,6 +86,7 @@ def test_wheel_is_the_package_and_its_mim_folder(wheel):
         path.relative_to(ROOT).as_posix() for path in (ROOT / 'mlp_backbones').rglob('*.py')
     }
     mim = {MIM + name for name in source_files('configs', 'tools', 'model-index.yml')}
+    mim.add(f'{MIM}weights/metafile.yml')  # and none of the weights
     assert len(mim) > 5
     assert names == {name for name in package if not name.startswith(MIM)} | mim
 
@@ -114,7 +115,7 @@ def test_build_keeps_the_links_of_an_editable_install_and_ships_no_stale_file(tr
     (own / 'configs' / 'stale.py').unlink()
     with zipfile.ZipFile(build('wheel', own, tmp_path / 'second')) as archive:
         assert not [name for name in archive.namelist() if 'stale' in name]
-    for name in ('configs', 'tools', 'model-index.yml'):
+    for name in ('configs', 'tools', 'weights', 'model-index.yml'):
         link = own / MIM / name
         assert link.is_symlink() and link.resolve() == own / name
 

@@ -29,6 +29,7 @@ from mmengine.fileio import get_local_path
 from mmengine.logging import print_log
 from torch import Tensor
 
+from .own_weights import SCHEME, digest, locate
 from .stand_ins import plain, stand_ins
 
 MOST_EXPANDED = 20  # times its size that a compressed file may become, beyond 1 GiB
@@ -84,7 +85,16 @@ def read_weights(address: str) -> dict[str, Tensor]:
 @contextmanager
 def local_file(address: str) -> Iterator[str]:
     """A local copy of ``address``; downloads of http(s) are kept with those of torch.hub."""
-    if '://' not in address:
+    if address.startswith(SCHEME):
+        place, expected = locate(address)
+        with local_file(place) as path:
+            if digest(path) != expected:
+                raise CheckpointError(
+                    f'{address}: {path} has another SHA-256 than {expected}: it is of another '
+                    'version, or damaged. Remove it, and fetch it again.'
+                )
+            yield path
+    elif '://' not in address:
         path = os.path.expanduser(address)
         if not os.path.exists(path):
             raise FileNotFoundError(f'{address} does not exist.')

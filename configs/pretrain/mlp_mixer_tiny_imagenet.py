@@ -1,0 +1,5 @@
+_base_ = './_base_/imagenet.py'
+
+model = dict(
+    backbone=dict(type='mlp_backbones.MLPMixer', arch='tiny', drop_path_rate=0.2),
+)

@@ -1,0 +1,3 @@
+_base_ = './_base_/tiny_imagenet.py'
+
+model = dict(backbone=dict(type='mlp_backbones.ResMLP'))
