@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install lint format test test-oldest demo demo-seg bench wheel clean
+.PHONY: help install lint format test test-oldest demo demo-seg demo-real bench wheel clean
 
 PYTHON_BIN := .venv/bin/python
 FAMILY ?= gmlp
@@ -36,11 +36,18 @@ test-oldest: $(OLDEST)/installed ## the tests of the models with the oldest torc
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n $(WORKERS) --dist worksteal \
 		tests/models tests/checkpoints $(PYTEST_ARGS)
 
-demo: install ## train Mask R-CNN with FAMILY (gmlp) on made images, on the CPU; pictures in work_dirs/
-	$(PYTHON_BIN) tools/demo.py --task det --family $(FAMILY) $(DEMO_ARGS)
+DEMO = $(PYTHON_BIN) tools/demo.py --family $(FAMILY) $(if $(PRETRAINED),--pretrained) $(DEMO_ARGS)
+
+demo: install ## train Mask R-CNN with FAMILY (gmlp) on made images, on the CPU; PRETRAINED=1: from our weights
+	$(DEMO) --task det
 
 demo-seg: install ## the same with UperNet
-	$(PYTHON_BIN) tools/demo.py --task seg --family $(FAMILY) $(DEMO_ARGS)
+	$(DEMO) --task seg
+
+demo-real: FAMILY = shift_gmlp
+demo-real: PRETRAINED = 1
+demo-real: install ## fine-tune Mask R-CNN on photographs of blood cells, which it fetches
+	$(DEMO) --task real
 
 bench: install ## the promised speed against Swin-T and timm, bar by bar (half an hour, on a quiet machine)
 	$(PYTHON_BIN) tools/benchmark_bars.py $(BENCH_ARGS)

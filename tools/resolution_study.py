@@ -3,14 +3,16 @@ r"""Which resolution mode is best? Small segmentors on CamVid, tested at five re
     python tools/resolution_study.py /data/camvid --out study.csv
     python tools/resolution_study.py --out study.csv --report
     python tools/resolution_study.py /data/camvid --out study.csv --multi-scale --rows Shift
+    python tools/resolution_study.py /data/camvid --out study.csv --multi-scale --pretrained
 
 Every row trains one backbone of about 2 M parameters with mmseg's SegformerHead from
 scratch on whole images of one size, as detectors are trained, and reports the mIoU on the
 validation images at 0.5 to 2 times that resolution, against labels at full resolution. With
 ``--multi-scale`` it is trained on crops of that size from images resized by 0.5 to 2, as
-segmentors are, and three times as long. A run is one line of the CSV file; runs that it has are
-not repeated, so that the command may be stopped and started again, and two may run at once with
-different ``--seeds``.
+segmentors are, and three times as long. With ``--pretrained`` the defaults and the baselines
+start from the weights of this project (docs/weights.md), at half the rate. A run is one line of
+the CSV file; runs that it has are not repeated, so that the command may be stopped and started
+again, and two may run at once with different ``--seeds``.
 See docs/resolution.md.
 """
 
@@ -30,6 +32,7 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
+from mlp_backbones.checkpoints import safe_loading
 from mlp_backbones.models.layers import Region, resample
 
 CLASSES, IGNORED = 11, 11
@@ -90,18 +93,18 @@ ROWS = {
     'ResMLP window+interpolate, grids 4 4 4 4': ours('ResMLP', 'window+interpolate', COARSE),
     'ResMLP window+interpolate, grids 16 16 8 4': ours('ResMLP', 'window+interpolate', FINE),
 }
-# What the presets do, and the baselines.
-DEFAULTS = (
-    'GMLP w, w, i, i',
-    'MLPMixer interpolate',
-    'ResMLP window+interpolate',
-    'S2MLP',
-    'ShiftGMLP',
-    'ResNet-18 (conv)',
-    'Swin (attention)',
-)
-MULTI_SCALE = ', multi-scale'
-SUFFIXES = re.compile(rf'({MULTI_SCALE})?(, slide|, pad)?$')
+# What the presets do, and the baselines, with the names of their weights.
+DEFAULTS = {
+    'GMLP w, w, i, i': 'gmlp',
+    'MLPMixer interpolate': 'mlp_mixer',
+    'ResMLP window+interpolate': 'resmlp',
+    'S2MLP': 's2mlp',
+    'ShiftGMLP': 'shift_gmlp',
+    'ResNet-18 (conv)': 'resnet18',
+    'Swin (attention)': 'swin',
+}
+MULTI_SCALE, PRETRAINED = ', multi-scale', ', pre-trained'
+SUFFIXES = re.compile(rf'({MULTI_SCALE})?({PRETRAINED})?(, slide|, pad)?$')
 # Rows that are also tested in tiles of the training size, so that no mixing is resized.
 IN_TILES = ('GMLP window+interpolate', 'GMLP one size')
 
@@ -118,12 +121,16 @@ class ResidualResampled(nn.Module):
         return resample(self.block(resample(x, (self.grid, self.grid))), region.size)
 
 
-def build_model(row: str) -> nn.Module:
+def build_model(row: str, pretrained: bool = False) -> nn.Module:
     widths = [28, 56, 112, 224] if row.startswith('ResNet') else list(NANO)
+    backbone = dict(ROWS[row])
+    if pretrained:
+        address = f'mlp_backbones://{DEFAULTS[row]}_nano_tiny_imagenet'
+        backbone['init_cfg'] = dict(type='Pretrained', checkpoint=address, prefix='backbone.')
     model = MODELS.build(
         dict(
             type='EncoderDecoder',
-            backbone=ROWS[row],
+            backbone=backbone,
             decode_head=dict(
                 type='SegformerHead',
                 in_channels=widths,
@@ -135,7 +142,8 @@ def build_model(row: str) -> nn.Module:
             test_cfg=ConfigDict(mode='whole'),
         )
     )
-    model.init_weights()
+    with safe_loading():
+        model.init_weights()
     if row == 'GMLP residual resampled':
         backbone = model.backbone
         for stage, resolutions in zip(backbone.stages, backbone.resolutions, strict=True):
@@ -262,7 +270,7 @@ def mean_iou(model: nn.Module, data, scale: float, predict=whole) -> float:
 
 def run(row: str, seed: int, args: argparse.Namespace, data: dict) -> list[dict]:
     torch.manual_seed(seed)
-    model = build_model(row)
+    model = build_model(row, args.pretrained)
     start = time.process_time()
     train(model, data['train'], args, seed)
     seconds = time.process_time() - start
@@ -296,7 +304,11 @@ def summarise(results: list[dict]) -> dict[str, dict]:
     """Mean and half the range over seeds, by row in the order of ROWS."""
     names = sorted(
         {r['row'] for r in results},
-        key=lambda name: (MULTI_SCALE in name, list(ROWS).index(SUFFIXES.sub('', name))),
+        key=lambda name: (
+            MULTI_SCALE in name,
+            PRETRAINED in name,
+            list(ROWS).index(SUFFIXES.sub('', name)),
+        ),
     )
     table = {}
     for name in names:
@@ -332,7 +344,8 @@ def draw(table: dict[str, dict], path: str) -> None:
     from matplotlib import pyplot as plt
 
     naive = ('slide', 'pad', 'one size', 'resampled')
-    table = {name: r for name, r in table.items() if MULTI_SCALE not in name}
+    others = (MULTI_SCALE, PRETRAINED)
+    table = {name: r for name, r in table.items() if not any(x in name for x in others)}
     modes = [name for name in table if 'grids' not in name and not name.endswith(naive)]
     panels = {
         'GMLP': [name for name in modes if name.startswith('GMLP')],
@@ -366,13 +379,15 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--multi-scale', action='store_true', help='train on crops of 0.5 to 2x')
     parser.add_argument('--iters', type=int, help='default: 700, with --multi-scale 2100')
     parser.add_argument('--batch-size', type=int, default=4)
-    parser.add_argument('--lr', type=float, default=1e-3)
+    parser.add_argument('--pretrained', action='store_true', help='start from our weights')
+    parser.add_argument('--lr', type=float, help='default: 1e-3, with --pretrained 5e-4')
     parser.add_argument('--threads', type=int, default=1)
     parser.add_argument('--report', action='store_true', help='print the table of --out')
     parser.add_argument('--plot', metavar='PNG', help='with --report: draw it as well')
     args = parser.parse_args()
     args.iters = args.iters or (2100 if args.multi_scale else 700)
-    args.suffix = MULTI_SCALE if args.multi_scale else ''
+    args.lr = args.lr or (5e-4 if args.pretrained else 1e-3)
+    args.suffix = MULTI_SCALE * args.multi_scale + PRETRAINED * args.pretrained
     return args
 
 
@@ -382,9 +397,10 @@ def main() -> None:
         return report(args.out, args.plot)
     if args.data is None:
         sys.exit('resolution_study.py: name the folder of CamVid, or give --report')
-    rows = [row for row in ROWS if args.rows in row]
+    known = DEFAULTS if args.pretrained else ROWS
+    rows = [row for row in known if args.rows in row]
     if not rows:
-        sys.exit(f'resolution_study.py: --rows {args.rows}: none of {", ".join(ROWS)}')
+        sys.exit(f'resolution_study.py: --rows {args.rows}: none of {", ".join(known)}')
     torch.set_num_threads(args.threads)
     cv2.setNumThreads(0)
     init_default_scope('mmseg')
