@@ -46,11 +46,17 @@ def hours(rows: list[dict], iterations: int) -> float:
     return sum(times) / len(times) * iterations / 3600
 
 
-def count_hits(cfg: Config, weights: dict[str, torch.Tensor]) -> int:
-    """How many of the test images mmpretrain's classifier with these weights gets right."""
+def build(cfg: Config, weights: dict[str, torch.Tensor]) -> torch.nn.Module:
+    """mmpretrain's classifier with these weights."""
     init_default_scope('mmpretrain')
-    model = MODELS.build(dict(cfg.model, data_preprocessor=cfg.data_preprocessor)).eval()
+    model = MODELS.build(dict(cfg.model, data_preprocessor=cfg.data_preprocessor))
     model.load_state_dict({name: x.float() for name, x in weights.items()})
+    model.eval()
+    return model
+
+
+def count_hits(cfg: Config, model: torch.nn.Module) -> int:
+    """How many of the test images the classifier gets right."""
     pipeline = Compose(cfg.test_pipeline)
     hits = 0
     for path in sorted(IMAGES.glob('*.JPEG')):
@@ -86,14 +92,14 @@ def release(work_dir: Path) -> dict:
     rows = read_log(work_dir)
     metrics = next(row for row in reversed(rows) if 'accuracy/top1' in row)
     results = {f'Top {k} Accuracy': round(metrics[f'accuracy/top{k}'], 2) for k in (1, 5)}
-    size = sum(x.numel() for k, x in state.items() if k.startswith('backbone.'))
+    model = build(cfg, weights)
     metadata = {
-        'Parameters': size,
+        'Parameters': sum(p.numel() for p in model.backbone.parameters()),
         'Epochs': epochs,
         'Training Data': 'Tiny ImageNet',
         'Training Time (hours, one core)': round(hours(rows, content['meta']['iter']), 2),
         'Training Command': f'python tools/train.py configs/pretrain/{name}.py',
-        'Hits of tests/images': count_hits(cfg, weights),
+        'Hits of tests/images': count_hits(cfg, model),
     }
     target = METAFILE.with_name(f'{name}.safetensors')
     write_weights(target, weights, dict(name=name, licence=LICENCE, results=results) | metadata)
