@@ -107,7 +107,7 @@ def test_the_demo_on_real_images(cells, tmp_path, monkeypatch, capsys):
 
 
 def test_a_demo_from_weights_that_are_not_there_ends_before_it_begins(monkeypatch, tmp_path):
-    with pytest.raises(SystemExit, match='mlp_backbones://vit_nano_tiny_imagenet does not exist'):
+    with pytest.raises(SystemExit, match='there are no weights of this project for PlainViT'):
         run(monkeypatch, demo, '--family', 'vit', '--pretrained', '--data-root', tmp_path / 'no')
     assert not (tmp_path / 'no').exists()
 

@@ -31,6 +31,7 @@ try:
     from mlp_backbones.engine import launch
     from mlp_backbones.engine.checkpoint_fit import check_start
     from mlp_backbones.engine.data_check import check_data
+    from mlp_backbones.engine.flags import start_from_weights
 except ImportError as error:  # it says what to install
     sys.exit(f'demo.py: {error}')
 import get_bccd
@@ -239,13 +240,12 @@ def prepare(args: argparse.Namespace, task: Task) -> Config:
     """Get the data, and read the config."""
     config = find_config(args.family, task)
     options, data_root = dict(args.cfg_options), args.data_root or task.data_root
-    if args.pretrained:
-        address = f'mlp_backbones://{args.family}_nano_tiny_imagenet'
-        options['model.backbone.init_cfg'] = dict(type='Pretrained', checkpoint=address)
     is_real = task is TASKS['real']
     cfg = launch.load_config(str(config), options | ({} if is_real else {'data_root': data_root}))
     cfg.work_dir = args.work_dir or task.work_dir
-    check_start(cfg)
+    if args.pretrained:
+        start_from_weights(cfg, 'auto')
+        check_start(cfg)
     get_data(task, data_root)
     if is_real:
         print(use_data(cfg, data_root, cfg.work_dir).table(), flush=True)

@@ -36,6 +36,14 @@ def parse_args() -> argparse.Namespace:
         help='of them, how many are for validation if none are marked as such (default: 0.2)',
     )
     parser.add_argument(
+        '--pretrained',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='start the backbone from this checkpoint; without a value, from the weights '
+        'that this project has for it',
+    )
+    parser.add_argument(
         '--amp', action='store_true', help='train in mixed precision (needs a GPU)'
     )
     parser.add_argument(
@@ -82,6 +90,8 @@ def training_config(args: argparse.Namespace) -> Config:
         found = use_data(cfg, args.data, cfg.work_dir, args.val_fraction)
         if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
             print('\n'.join(filter(None, [found.table(), listing(found.warnings)])), flush=True)
+    if args.pretrained:
+        flags.start_from_weights(cfg, args.pretrained)
     if args.amp:
         flags.enable_amp(cfg)
     flags.check_amp(cfg)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
+
+from mlp_backbones.checkpoints import own_weights
+from mlp_backbones.checkpoints.own_weights import SCHEME
 
 # What --log takes: mmengine's class, and the packages of which it needs one.
 LOGGERS = dict(
@@ -42,6 +45,40 @@ def check_amp(cfg: Config) -> None:
             f'needs a GPU, and torch {torch.__version__} finds none here; '
             'leave it out to train in float32'
         )
+
+
+def start_from_weights(cfg: Config, address: str) -> None:
+    """``--pretrained``: start the backbone from a checkpoint, or with 'auto' from the weights that
+    this project has for it (docs/weights.md).
+    """
+    backbone = cfg.get('model', {}).get('backbone')
+    if not isinstance(backbone, dict):
+        raise ValueError(f'--pretrained: {cfg.filename} has no model.backbone')
+    if address == 'auto':
+        address = weights_of(backbone)
+    backbone.init_cfg = ConfigDict(type='Pretrained', checkpoint=address)
+    if address.startswith(SCHEME):
+        backbone.init_cfg.prefix = 'backbone.'  # which mmengine does not find for itself
+    if cfg.model.get('pretrained'):
+        cfg.model.pretrained = None
+
+
+def weights_of(backbone: Mapping) -> str:
+    """The address of this project's weights for the backbone of a config."""
+
+    def described(config: Mapping) -> tuple:
+        return str(config.get('type')).rpartition('.')[2], config.get('arch')
+
+    for name, model in own_weights.models().items():
+        trained = Config.fromfile(own_weights.FOLDER.parent / model['Config']).model.backbone
+        if described(trained) == described(backbone):
+            return f'{SCHEME}{name}'
+    kind, arch = described(backbone)
+    known = ', '.join(own_weights.models()) or 'none'
+    raise ValueError(
+        f'--pretrained: there are no weights of this project for {kind} {arch}, but {known}; give '
+        'it the path or address of a checkpoint'
+    )
 
 
 def enable_auto_scale_lr(cfg: Config) -> None:

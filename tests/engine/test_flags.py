@@ -3,6 +3,7 @@
 import pytest
 from mmengine.config import Config
 
+from mlp_backbones.checkpoints import own_weights
 from mlp_backbones.engine import flags
 
 
@@ -14,6 +15,23 @@ def test_amp_needs_a_plain_optim_wrapper():
     cfg.optim_wrapper.type = 'ApexOptimWrapper'
     with pytest.raises(ValueError, match='ApexOptimWrapper'):
         flags.enable_amp(cfg)
+
+
+def test_pretrained_finds_the_weights_of_a_backbone(monkeypatch):
+    entry = {'Config': 'configs/pretrain/gmlp_nano_tiny_imagenet.py'}
+    monkeypatch.setattr(own_weights, 'models', lambda: {'small': entry})
+    backbone = dict(type='mlp_backbones.GMLP', arch='nano')
+    cfg = Config(dict(model=dict(backbone=backbone, pretrained='open-mmlab://resnet')))
+    flags.start_from_weights(cfg, 'auto')
+    ours = dict(type='Pretrained', checkpoint='mlp_backbones://small', prefix='backbone.')
+    assert cfg.model.backbone.init_cfg == ours and cfg.model.pretrained is None
+    flags.start_from_weights(cfg, 'mine.pth')
+    assert cfg.model.backbone.init_cfg == dict(type='Pretrained', checkpoint='mine.pth')
+    cfg.model.backbone.arch = 'tiny'
+    with pytest.raises(ValueError, match='no weights of this project for GMLP tiny, but small;'):
+        flags.start_from_weights(cfg, 'auto')
+    with pytest.raises(ValueError, match='no model.backbone'):
+        flags.start_from_weights(Config(), 'auto')
 
 
 def test_auto_scale_lr_needs_the_batch_size_that_the_rate_is_for():
