@@ -20,6 +20,7 @@ matplotlib.use('Agg')
 import torch
 from benchmark import Setting, make_step, take_turns
 from matplotlib import pyplot as plt
+from matplotlib.ticker import MaxNLocator
 from mmcv.cnn import fuse_conv_bn
 from mmengine.registry import MODELS, init_default_scope
 from release_weights import read_log
@@ -51,13 +52,14 @@ def draw_curves(runs: list[Path], file: Path) -> None:
         top1 = {row['step']: row['accuracy/top1'] for row in rows if 'accuracy/top1' in row}
         steps = sorted(iterations)
         smooth = [
-            statistics.mean(iterations[s] for s in steps[max(i - 4, 0) : i + 5])
+            statistics.mean(iterations[s] for s in steps[max(i - 1, 0) : i + 2])
             for i in range(len(steps))
         ]
         left.plot(steps, smooth, label=name_of(run), linewidth=1)
         right.plot(*zip(*sorted(top1.items()), strict=True), marker='o', label=name_of(run))
     left.set(xlabel='iteration', title='training loss (label smoothing 0.1)')
     right.set(xlabel='epoch', title='top-1 accuracy on 10,000 held-out images, %')
+    right.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in (left, right):
         axes.grid(alpha=0.3)
     right.legend(fontsize=8)
