@@ -57,3 +57,11 @@ def test_each_is_the_model_that_its_entry_describes(name, images):
         features = backbone(x)[-1].mean((2, 3))
         logits = features @ weights['head.fc.weight'].float().T + weights['head.fc.bias'].float()
     assert (logits.argmax(1) == labels).sum() == entry['Metadata']['Hits of tests/images']
+
+
+def test_the_document_gives_their_accuracy():
+    lines = (ROOT / 'docs/weights.md').read_text().splitlines()
+    for name, entry in ENTRIES.items():
+        (line,) = [line for line in lines if line.startswith(f'| `{name}`')]
+        top1, top5 = entry['Results'][0]['Metrics'].values()
+        assert f'{top1:.1f}**, {top5:.1f}' in line or f'{top1:.1f}, {top5:.1f}' in line
