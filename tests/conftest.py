@@ -1,5 +1,6 @@
 import os
 
+import pytest
 from hypothesis import settings
 
 # Sizes differ a lot in what they cost, and the machine may be busy: no deadline. In CI
@@ -13,3 +14,17 @@ settings.load_profile('project')
 def pytest_collection_modifyitems(items):
     """The longest first: at the end, a worker would wait for the one that runs them."""
     items.sort(key=lambda item: item.get_closest_marker('slow') is None)
+
+
+@pytest.fixture(autouse=True)
+def own_visualizers():
+    """mmengine keeps a visualizer by its name, with the folder of the first that had it: each test
+    begins without any.
+    """
+    from mmengine.visualization import Visualizer
+
+    classes = [Visualizer]
+    for cls in classes:
+        cls._instance_dict.clear()
+        classes += cls.__subclasses__()
+    yield
