@@ -5,26 +5,24 @@ import sys
 from pathlib import Path
 
 import pytest
+import shipped
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 from mmengine.utils import get_installed_path
+from shipped import CONFIGS, DETECTORS_AND_SEGMENTORS, ROOT
 
 from mlp_backbones.engine import launch
 
-ROOT = Path(__file__).resolve().parents[1]
-CONFIGS = sorted(p for p in (ROOT / 'configs').rglob('*.py') if '_base_' not in p.parts)
-# test_pretrain.py builds those of classifiers, which need mmpretrain.
-MODELS_OF_MM = [p for p in CONFIGS if p.parent.name != 'pretrain']
 DEMOS = [p for p in CONFIGS if p.parent.name == 'demo']
 
 
 def by_name(paths):
-    return pytest.mark.parametrize('path', paths, ids=lambda p: str(p.relative_to(ROOT))[8:-3])
+    return pytest.mark.parametrize('path', paths, ids=shipped.name)
 
 
-@by_name(MODELS_OF_MM)
+@by_name(DETECTORS_AND_SEGMENTORS)
 def test_every_config_builds_its_model(path):
     cfg = Config.fromfile(path)
     init_default_scope(cfg.default_scope)

@@ -5,7 +5,6 @@ import os
 import runpy
 import subprocess
 import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,14 +12,14 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import OPTIM_WRAPPERS
+from shipped import CLASSIFIERS, ROOT
 from torch import nn
 
 from mlp_backbones.checkpoints import load_pretrained
 from mlp_backbones.engine import classification
 from mlp_backbones.models import GMLP
 
-ROOT = Path(__file__).resolve().parents[1]
-CONFIGS = sorted(path.relative_to(ROOT) for path in (ROOT / 'configs/pretrain').glob('*.py'))
+CONFIGS = [path.relative_to(ROOT) for path in CLASSIFIERS]
 # Builds the model of every config, then trains by those that are named: one start of mmpretrain.
 SCRIPT = """
 import json, runpy, sys

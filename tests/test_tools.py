@@ -7,20 +7,20 @@ import runpy
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import shipped
 import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
+from shipped import DETECTORS_AND_SEGMENTORS, ROOT
 from torch import nn
 
 from mlp_backbones.engine import launch, options
 
-ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / 'configs').glob('*.py'))
 MASK_RCNN = 'configs/gmlp_maskrcnn_coco.py'
 UPERNET = 'configs/gmlp_upernet_ade20k.py'
@@ -41,12 +41,7 @@ def run(*command, expect=0, **environment):
     return result
 
 
-@pytest.mark.parametrize(
-    'path',
-    # test_pretrain.py loads those of classifiers, which need mmpretrain
-    [path for path in sorted((ROOT / 'configs').rglob('*.py')) if 'pretrain' not in path.parts],
-    ids=lambda path: path.stem,
-)
+@pytest.mark.parametrize('path', DETECTORS_AND_SEGMENTORS, ids=shipped.name)
 def test_every_config_loads(path):
     cfg = launch.load_config(str(path))
     assert Config.fromstring(cfg.pretty_text, '.py').to_dict() == cfg.to_dict()

@@ -34,8 +34,7 @@ def images():
 @pytest.mark.parametrize('name', ENTRIES)
 def test_each_is_the_model_that_its_entry_describes(name, images):
     entry = ENTRIES[name]
-    address = f'{own_weights.SCHEME}{name}'
-    content = read_checkpoint(address)  # which compares the SHA-256
+    content = read_checkpoint(f'{own_weights.SCHEME}{name}')  # which compares the SHA-256
     weights, meta = content['state_dict'], content['meta']
     assert {x.dtype for x in weights.values()} <= {torch.float16, torch.int64}
     assert 'research' in meta['licence']
@@ -45,8 +44,7 @@ def test_each_is_the_model_that_its_entry_describes(name, images):
     assert (ROOT / entry['Config']).is_file()
 
     init_default_scope('mmseg')
-    init_cfg = dict(type='Pretrained', checkpoint=address, prefix='backbone.')
-    backbone = MODELS.build(dict(STUDY['ROWS'][ROWS[name]], init_cfg=init_cfg))
+    backbone = MODELS.build(STUDY['backbone_of'](ROWS[name], pretrained=True))
     with safe_loading():
         backbone.init_weights()
     backbone.eval()

@@ -23,7 +23,7 @@ import torch
 from demo import quiet
 from mmengine.config import Config
 from mmengine.runner import Runner
-from resolution_study import DEFAULTS, NANO, PRETRAINED, ROWS, append, read_results
+from resolution_study import DEFAULTS, PRETRAINED, append, backbone_of, read_results, widths_of
 
 from mlp_backbones.data import use_data
 from mlp_backbones.engine import launch
@@ -37,14 +37,11 @@ def make_config(row: str, seed: int, args: argparse.Namespace) -> Config:
     if args.iters:  # the rate falls from iteration 50 on
         options |= {'train_cfg.max_iters': args.iters, 'param_scheduler.1.end': args.iters + 50}
     cfg = launch.load_config(str(CONFIG), options)
-    backbone = dict(ROWS[row])
+    backbone = backbone_of(row, args.pretrained)
     if '.' not in backbone['type']:
         backbone['type'] = f'mmdet.{backbone["type"]}'
-    if args.pretrained:
-        address = f'mlp_backbones://{DEFAULTS[row]}_nano_tiny_imagenet'
-        backbone['init_cfg'] = dict(type='Pretrained', checkpoint=address, prefix='backbone.')
     cfg.model.backbone = backbone
-    cfg.model.neck.in_channels = [28, 56, 112, 224] if row.startswith('ResNet') else list(NANO)
+    cfg.model.neck.in_channels = widths_of(row)
     cfg.work_dir = str(Path(args.out).with_suffix('') / f'{DEFAULTS[row]}{args.suffix}_{seed}')
     use_data(cfg, args.data, cfg.work_dir)
     cfg.train_cfg.val_interval = cfg.train_cfg.max_iters

@@ -32,7 +32,7 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
-from mlp_backbones.checkpoints import safe_loading
+from mlp_backbones.checkpoints import own_weights, safe_loading
 from mlp_backbones.models.layers import Region, resample
 
 CLASSES, IGNORED = 11, 11
@@ -121,19 +121,25 @@ class ResidualResampled(nn.Module):
         return resample(self.block(resample(x, (self.grid, self.grid))), region.size)
 
 
+def backbone_of(row: str, pretrained: bool) -> dict:
+    if not pretrained:
+        return dict(ROWS[row])
+    return dict(ROWS[row], init_cfg=own_weights.init_cfg(f'{DEFAULTS[row]}_nano_tiny_imagenet'))
+
+
+def widths_of(row: str) -> list[int]:
+    """Channels of the maps of a row's backbone."""
+    return [28, 56, 112, 224] if row.startswith('ResNet') else list(NANO)
+
+
 def build_model(row: str, pretrained: bool = False) -> nn.Module:
-    widths = [28, 56, 112, 224] if row.startswith('ResNet') else list(NANO)
-    backbone = dict(ROWS[row])
-    if pretrained:
-        address = f'mlp_backbones://{DEFAULTS[row]}_nano_tiny_imagenet'
-        backbone['init_cfg'] = dict(type='Pretrained', checkpoint=address, prefix='backbone.')
     model = MODELS.build(
         dict(
             type='EncoderDecoder',
-            backbone=backbone,
+            backbone=backbone_of(row, pretrained),
             decode_head=dict(
                 type='SegformerHead',
-                in_channels=widths,
+                in_channels=widths_of(row),
                 in_index=[0, 1, 2, 3],
                 channels=64,
                 num_classes=CLASSES,

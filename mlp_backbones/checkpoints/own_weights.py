@@ -53,6 +53,12 @@ def locate(address: str) -> tuple[str, str]:
     return place or str(Path(elsewhere or FOLDER, file)), model['Metadata']['SHA-256']
 
 
+def init_cfg(name: str) -> dict:
+    """What a backbone, ours or another's, starts from to have the weights of that name."""
+    # mmengine does not find the prefix for itself, which the backbones of others need
+    return dict(type='Pretrained', checkpoint=f'{SCHEME}{name}', prefix='backbone.')
+
+
 def digest(path: str | Path) -> str:
     """SHA-256 of a file, in hexadecimal digits."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()

@@ -55,16 +55,17 @@ def start_from_weights(cfg: Config, address: str) -> None:
     if not isinstance(backbone, dict):
         raise ValueError(f'--pretrained: {cfg.filename} has no model.backbone')
     if address == 'auto':
-        address = weights_of(backbone)
-    backbone.init_cfg = ConfigDict(type='Pretrained', checkpoint=address)
+        address = SCHEME + weights_of(backbone)
+    init_cfg = dict(type='Pretrained', checkpoint=address)
     if address.startswith(SCHEME):
-        backbone.init_cfg.prefix = 'backbone.'  # which mmengine does not find for itself
+        init_cfg = own_weights.init_cfg(address.removeprefix(SCHEME))
+    backbone.init_cfg = ConfigDict(init_cfg)
     if cfg.model.get('pretrained'):
         cfg.model.pretrained = None
 
 
 def weights_of(backbone: Mapping) -> str:
-    """The address of this project's weights for the backbone of a config."""
+    """The name of this project's weights for the backbone of a config."""
 
     def described(config: Mapping) -> tuple:
         return str(config.get('type')).rpartition('.')[2], config.get('arch')
@@ -72,7 +73,7 @@ def weights_of(backbone: Mapping) -> str:
     for name, model in own_weights.models().items():
         trained = Config.fromfile(own_weights.FOLDER.parent / model['Config']).model.backbone
         if described(trained) == described(backbone):
-            return f'{SCHEME}{name}'
+            return name
     kind, arch = described(backbone)
     known = ', '.join(own_weights.models()) or 'none'
     raise ValueError(

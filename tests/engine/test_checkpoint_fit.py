@@ -53,6 +53,10 @@ def test_a_backbone_gets_all_of_its_weights():
     for whole in (True, False):
         with pytest.raises(CheckpointError, match='lacks 1 of the .* weights of GMLP, .* norms.0'):
             check_fit(m, weights, whole)
+    del weights['backbone.norms.0.weight']  # of its output, which a classifier does not have
+    check_fit(m, weights, whole=False)
+    with pytest.raises(CheckpointError, match='the checkpoint lacks norms.0.weight, norms.0.bias'):
+        check_fit(m, weights, whole=True)
     heads = {name: w for name, w in weights.items() if not name.startswith('backbone')}
     check_fit(m, heads, whole=False)
     heads['backbone.conv1.weight'] = torch.ones(2)

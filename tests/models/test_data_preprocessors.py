@@ -3,9 +3,9 @@
 import copy
 import pickle
 import re
-from pathlib import Path
 
 import pytest
+import shipped
 import torch
 from mmengine.config import Config
 from mmengine.logging import MessageHub
@@ -13,6 +13,7 @@ from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData, PixelData
+from shipped import DETECTORS_AND_SEGMENTORS, ROOT
 
 from mlp_backbones.engine import launch
 from mlp_backbones.models import ValidSizes, data_preprocessors
@@ -23,12 +24,6 @@ from mlp_backbones.registry import MODELS
 mmdet_models = pytest.importorskip('mmdet.models')
 mmseg_models = pytest.importorskip('mmseg.models')
 
-ROOT = Path(__file__).resolve().parents[2]
-CONFIGS = sorted(
-    path
-    for path in (ROOT / 'configs').rglob('*.py')
-    if not {'_base_', 'pretrain'} & {*path.parts}  # classifiers take images of one size
-)
 SIZES = [(100, 131), (128, 90), (128, 160)]
 
 
@@ -91,7 +86,7 @@ def seg_batch(sizes):
     return dict(inputs=inputs, data_samples=samples)
 
 
-@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: f'{path.parent.name}/{path.stem}')
+@pytest.mark.parametrize('path', DETECTORS_AND_SEGMENTORS, ids=shipped.name)
 def test_every_config_hands_the_sizes_over(path):
     kind = launch.load_config(str(path)).model.data_preprocessor.type
     assert kind in ('mlp_backbones.DetDataPreprocessor', 'mlp_backbones.SegDataPreProcessor')
