@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from statistics import median
 
 try:
     from mlp_backbones.checkpoints.own_weights import digest
@@ -42,8 +43,8 @@ def read_log(work_dir: Path) -> list[dict]:
 
 
 def hours(rows: list[dict], iterations: int) -> float:
-    times = [row['time'] for row in rows if 'loss' in row]
-    return sum(times) / len(times) * iterations / 3600
+    """By the median iteration, which does not count what else ran for a while."""
+    return median(row['time'] for row in rows if 'loss' in row) * iterations / 3600
 
 
 def build(cfg: Config, weights: dict[str, torch.Tensor]) -> torch.nn.Module:

@@ -28,6 +28,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from mmengine.config import ConfigDict
+from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
 from torch import Tensor, nn
@@ -410,6 +411,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     cv2.setNumThreads(0)
     init_default_scope('mmseg')
+    MMLogger.get_current_instance().setLevel('WARNING')  # not how each weight was initialised
     data = {split: read(args.data, split) for split in ('train', 'val')}
     for seed in args.seeds:
         for row in rows:

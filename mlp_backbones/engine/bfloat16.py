@@ -16,9 +16,9 @@ class BFloat16OptimWrapper(OptimWrapper):
     """mmengine's ``OptimWrapper`` with the forward pass under bfloat16 autocast.
 
     The weights and the optimizer stay in float32, and bfloat16 has the range of float32, so that
-    no loss is scaled. mmengine's ``AmpOptimWrapper`` refuses CPUs; those with avx512_bf16 are
-    about twice as fast so (``lscpu`` lists it), others slower. mmcv's RoIAlign has no bfloat16
-    kernel for CPUs.
+    no loss is scaled. mmengine's ``AmpOptimWrapper`` refuses CPUs, of which some are twice as
+    fast in bfloat16 and others slower: docs/weights.md says how to find out. mmcv's RoIAlign has
+    no bfloat16 kernel for CPUs.
 
     Arguments: see mmengine's ``OptimWrapper``.
     """
