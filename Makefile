@@ -46,7 +46,7 @@ demo-seg: install ## the same with UperNet
 
 demo-real: FAMILY = shift_gmlp
 demo-real: PRETRAINED = 1
-demo-real: install ## fine-tune Mask R-CNN on photographs of blood cells, which it fetches
+demo-real: install ## fine-tune a detector from our weights on photographs of blood cells, which it fetches
 	$(DEMO) --task real
 
 bench: install ## the promised speed against Swin-T and timm, bar by bar (half an hour, on a quiet machine)
