@@ -36,6 +36,7 @@ from resolution_study import (
 from mlp_backbones.models.backbones.base import Backbone
 
 SIZE = (360, 480)
+MARKERS = 'osDv^<>'
 
 
 def name_of(run: Path) -> str:
@@ -92,17 +93,20 @@ def draw_transfer(study: Path, rounds: int, file: Path) -> None:
         for score, filled in zip(scores, (False, True), strict=True):
             if score is not None:
                 face = f'C{i}' if filled else 'white'
-                axes.scatter(time, score, s=50, color=face, edgecolor=f'C{i}', zorder=3)
+                style = dict(marker=MARKERS[i], color=face, edgecolor=f'C{i}', alpha=0.8)
+                axes.scatter(time, score, s=60, zorder=3, **style)
         known = [score for score in scores if score is not None]
-        axes.plot([time] * len(known), known, color=f'C{i}', linewidth=1)
         if known:
-            axes.annotate(row, (time, known[-1]), (6, 4), textcoords='offset points', fontsize=8)
+            style = dict(marker=MARKERS[i], markersize=0, color=f'C{i}', linewidth=1)
+            axes.plot([time] * len(known), known, **style, label=row)
     axes.set(
         xlabel=f'milliseconds for one image of {SIZE[0]} x {SIZE[1]}, one thread',
         ylabel='mIoU, %: mean of five scales',
         title='CamVid: from scratch (open) and from our weights (filled)',
     )
     axes.grid(alpha=0.3)
+    for handle in axes.legend(fontsize=8).legend_handles:
+        handle.set_markersize(7)
     figure.savefig(file, dpi=100)
 
 
