@@ -16,7 +16,7 @@ import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
-from shipped import DETECTORS_AND_SEGMENTORS, ROOT
+from shipped import DETECTORS_AND_SEGMENTORS, ROOT, THEIR_BASES
 from torch import nn
 
 from mlp_backbones.engine import launch, options
@@ -41,7 +41,7 @@ def run(*command, expect=0, **environment):
     return result
 
 
-@pytest.mark.parametrize('path', DETECTORS_AND_SEGMENTORS, ids=shipped.name)
+@pytest.mark.parametrize('path', [*DETECTORS_AND_SEGMENTORS, *THEIR_BASES], ids=shipped.name)
 def test_every_config_loads(path):
     cfg = launch.load_config(str(path))
     assert Config.fromstring(cfg.pretty_text, '.py').to_dict() == cfg.to_dict()

@@ -96,17 +96,16 @@ def draw_transfer(study: Path, rounds: int, file: Path) -> None:
                 style = dict(marker=MARKERS[i], color=face, edgecolor=f'C{i}', alpha=0.8)
                 axes.scatter(time, score, s=60, zorder=3, **style)
         known = [score for score in scores if score is not None]
+        axes.plot([time] * len(known), known, color=f'C{i}', linewidth=1)
         if known:
-            style = dict(marker=MARKERS[i], markersize=0, color=f'C{i}', linewidth=1)
-            axes.plot([time] * len(known), known, **style, label=row)
+            axes.plot([], MARKERS[i], color=f'C{i}', label=row)  # what the legend shows
     axes.set(
         xlabel=f'milliseconds for one image of {SIZE[0]} x {SIZE[1]}, one thread',
         ylabel='mIoU, %: mean of five scales',
         title='CamVid: from scratch (open) and from our weights (filled)',
     )
     axes.grid(alpha=0.3)
-    for handle in axes.legend(fontsize=8).legend_handles:
-        handle.set_markersize(7)
+    axes.legend(fontsize=8)
     figure.savefig(file, dpi=100)
 
 

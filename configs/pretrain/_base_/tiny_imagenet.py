@@ -42,7 +42,7 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 
-# In bfloat16: optim_wrapper.type=mlp_backbones.BFloat16OptimWrapper (docs/weights.md#time).
+# In bfloat16: optim_wrapper.type=mlp_backbones.BFloat16OptimWrapper (docs/weights.md#in-bfloat16).
 optim_wrapper = dict(optimizer=dict(lr=2e-3))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.04, by_epoch=True, end=1, convert_to_iter_based=True),
