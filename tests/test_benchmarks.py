@@ -99,6 +99,15 @@ def test_the_resolution_study_trains_tests_and_goes_on(camvid, monkeypatch, tmp_
     assert cv2.imread(str(plot)) is not None
 
 
+def test_a_row_is_chosen_by_its_name_or_a_part_of_it():
+    rows = ('GMLP', 'ShiftGMLP', 'S2MLP')
+    assert resolution_study.choose(rows, 'GMLP') == ['GMLP']
+    assert resolution_study.choose(rows, 'G') == ['GMLP', 'ShiftGMLP']
+    assert resolution_study.choose(rows, '') == list(rows)
+    with pytest.raises(ValueError, match='--rows ViT: none of GMLP, ShiftGMLP, S2MLP'):
+        resolution_study.choose(rows, 'ViT')
+
+
 def test_the_study_needs_its_data(monkeypatch, tmp_path):
     with pytest.raises(SystemExit, match='no images in'):
         run(monkeypatch, resolution_study, tmp_path, '--out', tmp_path / 'a.csv')

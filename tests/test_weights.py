@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from mlp_backbones.checkpoints import own_weights, read_checkpoint, safe_loading
@@ -63,3 +64,20 @@ def test_the_document_gives_their_accuracy():
         (line,) = [line for line in lines if line.startswith(f'| `{name}`')]
         top1, top5 = entry['Results'][0]['Metrics'].values()
         assert f'{top1:.1f}**, {top5:.1f}' in line or f'{top1:.1f}, {top5:.1f}' in line
+
+
+def test_the_command_of_an_entry_has_the_settings_that_were_changed(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
+    command = runpy.run_path(str(ROOT / 'tools/release_weights.py'))['command']
+    path = 'configs/pretrain/gmlp_nano_tiny_imagenet.py'
+    used = Config.fromfile(path)
+    used.work_dir = '/tmp/gmlp'
+    used.train_dataloader.dataset.data_root = '/data'
+    assert command(path, used) == f'python tools/train.py {path}'
+    used.optim_wrapper.type = 'mlp_backbones.BFloat16OptimWrapper'
+    used.param_scheduler[1].end = 12
+    assert command(path, used) == (
+        f'python tools/train.py {path} --cfg-options '
+        'optim_wrapper.type=mlp_backbones.BFloat16OptimWrapper param_scheduler.1.end=12'
+    )

@@ -23,7 +23,15 @@ import torch
 from demo import quiet
 from mmengine.config import Config
 from mmengine.runner import Runner
-from resolution_study import DEFAULTS, PRETRAINED, append, backbone_of, read_results, widths_of
+from resolution_study import (
+    DEFAULTS,
+    PRETRAINED,
+    append,
+    backbone_of,
+    choose,
+    read_results,
+    widths_of,
+)
 
 from mlp_backbones.data import use_data
 from mlp_backbones.engine import launch
@@ -79,7 +87,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('data', nargs='?', type=Path, help='folder of tools/get_bccd.py')
     parser.add_argument('--out', type=Path, default=Path('bccd_study.csv'), help='CSV file')
-    parser.add_argument('--rows', default='', help='only rows whose name contains this')
+    parser.add_argument(
+        '--rows', default='', help='only the row of this name, or those that have it in theirs'
+    )
     parser.add_argument('--seeds', type=int, nargs='+', default=[0], help='one run each')
     parser.add_argument('--pretrained', action='store_true', help='start from our weights')
     parser.add_argument('--iters', type=int, help="default: the config's 600")
@@ -91,9 +101,10 @@ def main() -> None:
         return report(args.out)
     if args.data is None:
         sys.exit('bccd_study.py: name the folder of tools/get_bccd.py, or give --report')
-    rows = [row for row in DEFAULTS if args.rows in row]
-    if not rows:
-        sys.exit(f'bccd_study.py: --rows {args.rows}: none of {", ".join(DEFAULTS)}')
+    try:
+        rows = choose(DEFAULTS, args.rows)
+    except ValueError as error:
+        sys.exit(f'bccd_study.py: {error}')
     torch.set_num_threads(args.threads)
     for seed in args.seeds:
         for row in rows:

@@ -47,6 +47,33 @@ def hours(rows: list[dict], iterations: int) -> float:
     return median(row['time'] for row in rows if 'loss' in row) * iterations / 3600
 
 
+# What says where a training ran, and not what it did.
+PLACES = ('work_dir', 'launcher', 'resume', 'data_root')
+
+
+def settings(value, key: str = '') -> dict:
+    """The leaves of a config, by the names that ``--cfg-options`` has for them."""
+    if not isinstance(value, dict | list | tuple) or not value:
+        return {key: value}
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    parts = [settings(item, f'{key}.{name}' if key else str(name)) for name, item in items]
+    return {name: leaf for part in parts for name, leaf in part.items()}
+
+
+def command(path: str, used: Config) -> str:
+    """The command that repeats a training: with the settings that ``used``, the config in its
+    work dir, has and that of ``path`` has not.
+    """
+    mine = settings(launch.load_config(path).to_dict())
+    changed = [
+        f'{name}={value}'
+        for name, value in settings(used.to_dict()).items()
+        if name.rpartition('.')[2] not in PLACES and mine.get(name) != value
+    ]
+    options = ['--cfg-options', *changed] if changed else []
+    return ' '.join(['python tools/train.py', path, *options])
+
+
 def build(cfg: Config, weights: dict[str, torch.Tensor]) -> torch.nn.Module:
     """mmpretrain's classifier with these weights."""
     init_default_scope('mmpretrain')
@@ -80,7 +107,8 @@ def release(work_dir: Path) -> dict:
     if len(configs) != 1 or latest is None:
         raise FileNotFoundError(f'{work_dir} has no checkpoint, or not one config')
     name = configs[0].stem
-    cfg = launch.load_config(f'configs/pretrain/{name}.py')
+    path = f'configs/pretrain/{name}.py'
+    cfg = launch.load_config(path)
     content = read_checkpoint(latest)
     epochs = content['meta']['epoch']
     if epochs != cfg.train_cfg.max_epochs:
@@ -99,7 +127,7 @@ def release(work_dir: Path) -> dict:
         'Epochs': epochs,
         'Training Data': 'Tiny ImageNet',
         'Training Time (hours, one core)': round(hours(rows, content['meta']['iter']), 2),
-        'Training Command': f'python tools/train.py configs/pretrain/{name}.py',
+        'Training Command': command(path, Config.fromfile(configs[0])),
         'Hits of tests/images': count_hits(cfg, model),
     }
     target = METAFILE.with_name(f'{name}.safetensors')
@@ -107,7 +135,7 @@ def release(work_dir: Path) -> dict:
     return {
         'Name': name,
         'In Collection': COLLECTION['Name'],
-        'Config': f'configs/pretrain/{name}.py',
+        'Config': path,
         'Metadata': metadata | {'SHA-256': digest(target)},
         'Results': [dict(Task='Image Classification', Dataset='Tiny ImageNet', Metrics=results)],
         'Weights': f'weights/{target.name}',

@@ -21,6 +21,7 @@ import csv
 import re
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 import cv2
@@ -298,6 +299,18 @@ def read_results(path: Path) -> list[dict]:
     return list(csv.DictReader(path.open())) if path.exists() else []
 
 
+def choose(known: Collection[str], text: str) -> list[str]:
+    """The row of that name, or those whose names contain it.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    rows = [text] if text in known else [row for row in known if text in row]
+    if not rows:
+        raise ValueError(f'--rows {text}: none of {", ".join(known)}')
+    return rows
+
+
 def append(path: Path, results: list[dict]) -> None:
     is_new = not path.exists()
     with path.open('a', newline='') as file:
@@ -381,7 +394,9 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('data', nargs='?', type=Path, help='CamVid: images/ and annotations/')
     parser.add_argument('--out', type=Path, default=Path('resolution_study.csv'), help='CSV file')
-    parser.add_argument('--rows', default='', help='only rows whose name contains this')
+    parser.add_argument(
+        '--rows', default='', help='only the row of this name, or those that have it in theirs'
+    )
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1], help='one run each')
     parser.add_argument('--multi-scale', action='store_true', help='train on crops of 0.5 to 2x')
     parser.add_argument('--iters', type=int, help='default: 700, with --multi-scale 2100')
@@ -404,10 +419,10 @@ def main() -> None:
         return report(args.out, args.plot)
     if args.data is None:
         sys.exit('resolution_study.py: name the folder of CamVid, or give --report')
-    known = DEFAULTS if args.pretrained else ROWS
-    rows = [row for row in known if args.rows in row]
-    if not rows:
-        sys.exit(f'resolution_study.py: --rows {args.rows}: none of {", ".join(known)}')
+    try:
+        rows = choose(DEFAULTS if args.pretrained else ROWS, args.rows)
+    except ValueError as error:
+        sys.exit(f'resolution_study.py: {error}')
     torch.set_num_threads(args.threads)
     cv2.setNumThreads(0)
     init_default_scope('mmseg')
