@@ -38,9 +38,14 @@ def locate(address: str) -> tuple[str, str]:
     name = address.removeprefix(SCHEME)
     model = models().get(name)
     if model is None:
-        known = ', '.join(models()) or 'none'
+        if not models():
+            raise FileNotFoundError(
+                f'{address}: {FOLDER} has no metafile.yml, the list of the weights, which comes '
+                'with an installation (docs/install.md)'
+            )
         raise FileNotFoundError(
-            f'{address} does not exist{did_you_mean(name, models())}: there are {known}'
+            f'{address} does not exist{did_you_mean(name, models())}: there are '
+            f'{", ".join(models())}'
         )
     file = Path(model['Weights']).name
     elsewhere = os.environ.get(VARIABLE)

@@ -42,6 +42,12 @@ def test_a_name_that_is_not_there_is_named_with_those_that_are(folder):
         model.init_weights()
 
 
+def test_without_their_list_an_installation_is_asked_for(folder):
+    (folder / 'metafile.yml').unlink()
+    with pytest.raises(FileNotFoundError, match='has no metafile.yml, .* with an installation'):
+        read_weights(ADDRESS)
+
+
 def test_other_content_than_the_list_says_is_refused(folder):
     write_weights(folder / 'tiny.safetensors', {'x': torch.zeros(2)}, {})
     with pytest.raises(CheckpointError, match='tiny.safetensors has another SHA-256 than'):
