@@ -86,17 +86,18 @@ def weights(model):
 def on_rank(rank, folder):
     torch.set_num_threads(1)
     torch.distributed.init_process_group('gloo', f'file://{folder}/store', rank=rank, world_size=2)
-    batches = torch.randn(2, 2, 3, 90, 75, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    batches = torch.randn(2, 2, 3, 90, 75, generator=generator, dtype=torch.float64)
     mine = slice(rank, rank + 1)
     for cls in classes(PyramidBackbone) + classes(PlainBackbone):
-        alone = fixed(small(cls))
+        alone = fixed(small(cls)).double()
         for batch in batches:
             loss(alone(batch, valid_sizes=SIZES)).backward()
         learn(alone)
         for name, wrap in WRAPS.items():
             if fully_shard is None and 'FSDP' in name:
                 continue
-            model = wrap(fixed(small(cls)))
+            model = wrap(fixed(small(cls)).double())
             for i, batch in enumerate(batches):
                 first = i == 0 and 'static' not in name  # whose first step is not like others
                 with no_sync(model) if first else contextlib.nullcontext():
@@ -106,8 +107,8 @@ def on_rank(rank, folder):
                 torch.testing.assert_close(
                     weight,
                     alone.get_parameter(key),
-                    rtol=1e-3,
-                    atol=1e-3,
+                    rtol=1e-6,
+                    atol=1e-6,
                     msg=lambda m, at=f'{cls.__name__}, {name}, {key}': f'{at}: {m}',
                 )
     torch.distributed.destroy_process_group()
