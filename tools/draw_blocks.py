@@ -31,9 +31,12 @@ ARROW = dict(arrowstyle='-|>', shrinkA=0, shrinkB=0, color='#333333', lw=1.2)
 
 NORM, AFFINE, BATCH_NORM = ('LayerNorm', 'norm'), ('Affine', 'norm'), ('BatchNorm', 'norm')
 GELU = ('GELU', 'pointwise')
+MAP_NORM = ('GroupNorm\nof one group', 'norm')
+WIDE_MLP = [('Linear\n$d$ → $rd$', 'channels'), GELU, ('Linear\n$rd$ → $d$', 'channels')]
 MLP = [('Linear\n$d$ → $4d$', 'channels'), GELU, ('Linear\n$4d$ → $d$', 'channels')]
 
-# Rows of (input, boxes, output). A list among the boxes goes through the adapter.
+# Rows of (input, boxes, output), and False where nothing bypasses the boxes. A list among the
+# boxes goes through the adapter.
 BLOCKS = {
     'mlp_mixer': [
         (
@@ -63,6 +66,19 @@ BLOCKS = {
             '$U$',
         ),
         ('$U$', [('LayerNorm\nor Affine', 'norm'), *MLP], '$Y$'),
+    ],
+    'poolformer': [
+        (
+            '$X$',
+            [MAP_NORM, ('mean of 3 × 3\nminus token', 'tokens'), ('LayerScale', 'norm')],
+            '$U$',
+        ),
+        ('$U$', [MAP_NORM, *MLP, ('LayerScale', 'norm')], '$Y$'),
+    ],
+    'convmlp': [
+        ('$X$', [NORM, *WIDE_MLP], '$U$'),
+        ('$U$', [NORM, ('depthwise\nconv 3 × 3', 'tokens')], '$Z$', False),
+        ('$Z$', [NORM, *WIDE_MLP], '$Y$'),
     ],
     'vit': [
         ('$X$', [NORM, [('Attention\nQ, K, V in $h$ heads', 'tokens')]], '$U$'),
@@ -146,13 +162,16 @@ def begin(ax, y: float, name: str) -> float:
     return 0.3
 
 
-def end(ax, x: float, y: float, name: str, residual: float) -> float:
-    """The sum with the residual, which runs at the height ``residual``; returns the right edge."""
-    arrow(ax, (x, y), (x + GAP, y))
-    centre = x + GAP + 0.14
-    line(ax, (0.45, y), (0.45, residual), (centre, residual))
-    arrow(ax, (centre, residual), (centre, y + 0.14))
-    x = operator(ax, x + GAP, y, '+')
+def end(ax, x: float, y: float, name: str, residual: float | None) -> float:
+    """The sum with the residual, if any, which runs at the height ``residual``; returns the right
+    edge.
+    """
+    if residual is not None:
+        arrow(ax, (x, y), (x + GAP, y))
+        centre = x + GAP + 0.14
+        line(ax, (0.45, y), (0.45, residual), (centre, residual))
+        arrow(ax, (centre, residual), (centre, y + 0.14))
+        x = operator(ax, x + GAP, y, '+')
     arrow(ax, (x, y), (x + GAP, y))
     ax.text(x + GAP + 0.15, y, name, ha='center', va='center', fontsize=12)
     return x + GAP + 0.3
@@ -160,11 +179,12 @@ def end(ax, x: float, y: float, name: str, residual: float) -> float:
 
 def draw_branches(ax, rows: list) -> tuple[float, float]:
     right, y = 0.0, 0.0
-    for start, boxes, result in rows:
+    for start, boxes, result, *bypassed in rows:
         x = begin(ax, y, start)
         line(ax, (x, y), (0.45, y))
         x = chain(ax, x + 0.15, y, boxes)
-        right = max(right, end(ax, x, y, result, y + 0.55))
+        residual = y + 0.55 if all(bypassed) else None
+        right = max(right, end(ax, x, y, result, residual))
         y -= 1.45
     return right, y + 0.85
 

@@ -42,7 +42,8 @@ SWIN = {
 }
 
 # By class and preset. timm: results/benchmark-infer-amp-nchw-pt291-cu128-4090.csv of its
-# repository. Pyramids are no published models: theirs is the size they were made for.
+# repository. fvcore: sail-sg/poolformer's README, which adds 5 per element of a norm. Of pyramids
+# that are no published models, the size that they were made for.
 PUBLISHED = {
     ('PlainGMLP', 'ti16'): Published(5.87, 1.34, 'timm'),
     ('PlainGMLP', 's16'): Published(19.42, 4.42, 'timm'),
@@ -64,6 +65,14 @@ PUBLISHED = {
     ('PlainViT', 'ti'): Published(5.72, 1.26, 'timm'),
     ('PlainViT', 's'): Published(22.05, 4.61, 'timm'),
     ('PlainViT', 'b'): Published(86.57, 17.58, 'timm'),
+    ('PoolFormer', 's12'): Published(12, 1.8, 'fvcore'),
+    ('PoolFormer', 's24'): Published(21, 3.4, 'fvcore'),
+    ('PoolFormer', 's36'): Published(31, 5.0, 'fvcore'),
+    ('PoolFormer', 'm36'): Published(56, 8.8, 'fvcore'),
+    ('PoolFormer', 'm48'): Published(73, 11.6, 'fvcore'),
+    ('ConvMLP', 's'): Published(9.0, 2.4, 'authors'),
+    ('ConvMLP', 'm'): Published(17.4, 3.9, 'authors'),
+    ('ConvMLP', 'l'): Published(42.7, 9.9, 'authors'),
     **{
         (c, a): p
         for c in ('GMLP', 'MLPMixer', 'ResMLP', 'S2MLP', 'ShiftGMLP')

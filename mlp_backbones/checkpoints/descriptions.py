@@ -25,19 +25,29 @@ class Sizes:
     stem: str = field(default='patch', compare=False)
 
 
+# The layer that makes tokens, of each kind of stem.
+STEMS = {
+    'patch_embed.proj.weight': 'patch',
+    'patch_embed.step2.conv.weight': 'conv',
+    'patch_embed.steps.2.conv.weight': 'tokenizer',
+}
+
+
 def sizes(state: Mapping[str, Tensor]) -> Sizes | None:
     """The sizes of the model with these weights, by our names; None if they do not say."""
-    patches = state.get('patch_embed.proj.weight')
-    last = state.get('patch_embed.step2.conv.weight') if patches is None else patches
-    if last is None or last.dim() != 4:
+    name, stem = next(((n, s) for n, s in STEMS.items() if n in state), (None, None))
+    if name is None or state[name].dim() != 4:
         return None
-    patch_size, stem = (4, 'conv') if patches is None else (patches.shape[-1], 'patch')
+    width, kernel_size = len(state[name]), state[name].shape[-1]
     depths = {}
     for name in state:
         if match := re.match(r'(?:layers|stages\.(\d+))\.(\d+)\.', name):
             stage, layer = int(match[1] or 0), int(match[2])
             depths[stage] = max(depths.get(stage, 0), layer + 1)
-    return Sizes(len(last), tuple(depths[i] for i in sorted(depths)), patch_size, stem)
+    if stem == 'patch' and kernel_size == 7 and len(depths) > 1:
+        stem = 'overlap'
+    patch_size = kernel_size if stem == 'patch' else 4
+    return Sizes(width, tuple(depths[i] for i in sorted(depths)), patch_size, stem)
 
 
 def find_preset(

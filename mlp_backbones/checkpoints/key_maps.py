@@ -1,4 +1,4 @@
-"""How other projects name the parameters of the plain models: one map per source.
+"""How other projects name the parameters of published models: one map per source.
 
 A map is a table of names, theirs to ours, of modules or of single parameters; ``*`` stands
 for the number of a layer. One of them tells where a checkpoint comes from.
@@ -25,6 +25,11 @@ CLASSIFIER = {
 def from_flax(kernel: Tensor) -> Tensor:
     """Flax keeps Dense kernels as (in, out) and Conv kernels as (h, w, in, out)."""
     return kernel.permute(-1, -2, *range(kernel.dim() - 2))
+
+
+def from_convolution(weight: Tensor) -> Tensor:
+    """A convolution of 1 x 1, (out, in, 1, 1), is a linear layer, (out, in)."""
+    return weight.flatten(1) if weight.dim() == 4 and weight.shape[2:] == (1, 1) else weight
 
 
 @dataclass(frozen=True)
@@ -229,17 +234,104 @@ KEY_MAPS = (
             'ln1': 'norm',
         },
     ),
+    # github.com/sail-sg/poolformer, models/poolformer.py; mmpretrain and mmseg have its names
+    KeyMap(
+        'sail-sg',
+        'PoolFormer',
+        'network.*.*.layer_scale_1',
+        {
+            'patch_embed.proj': 'patch_embed.proj',
+            **{
+                f'network.{2 * i}.*.{theirs}': f'stages.{i}.*.{ours}'
+                for i in range(4)
+                for theirs, ours in {
+                    'norm1': 'norm1',
+                    'layer_scale_1': 'ls1.gamma',
+                    'norm2': 'norm2',
+                    'mlp.fc1': 'mlp.fc1',
+                    'mlp.fc2': 'mlp.fc2',
+                    'layer_scale_2': 'ls2.gamma',
+                }.items()
+            },
+            **{f'network.{2 * i - 1}.proj': f'merges.{i}.conv' for i in (1, 2, 3)},
+            **{f'norm{2 * i}': f'norms.{i}' for i in range(4)},
+        },
+        leaves={'weight': ('weight', from_convolution)},
+        left_out={**CLASSIFIER, 'norm': 'classifier'},
+    ),
+    # timm/models/metaformer.py
+    KeyMap(
+        'timm',
+        'PoolFormer',
+        'stages.*.blocks.*.layer_scale1.scale',
+        {
+            'stem.conv': 'patch_embed.proj',
+            **{
+                f'stages.*.blocks.*.{theirs}': f'stages.*.*.{ours}'
+                for theirs, ours in {
+                    'norm1': 'norm1',
+                    'layer_scale1.scale': 'ls1.gamma',
+                    'norm2': 'norm2',
+                    'mlp.fc1': 'mlp.fc1',
+                    'mlp.fc2': 'mlp.fc2',
+                    'layer_scale2.scale': 'ls2.gamma',
+                }.items()
+            },
+            'stages.*.downsample.conv': 'merges.*.conv',
+        },
+        leaves={'weight': ('weight', from_convolution)},
+        left_out={**CLASSIFIER, 'head.norm': 'classifier'},
+    ),
+    # github.com/SHI-Labs/Convolutional-MLPs, src/convmlp.py
+    KeyMap(
+        'SHI-Labs',
+        'ConvMLP',
+        'stages.*.blocks.*.connect_norm',
+        {
+            **{
+                f'{theirs}.{3 * i + j}': f'{ours.format(i)}.{part}'
+                for theirs, ours in {
+                    'tokenizer.block': 'patch_embed.steps.{}',
+                    'conv_stages.conv_blocks.*': 'stages.0.*.steps.{}',
+                }.items()
+                for i in range(3)
+                for j, part in enumerate(('conv', 'norm'))
+            },
+            'conv_stages.downsample': 'merges.1.conv',
+            **{
+                f'stages.{i}.blocks.*.{theirs}': f'stages.{i + 1}.*.{ours}'
+                for i in range(3)
+                for theirs, ours in {
+                    'norm1': 'norm1',
+                    'channel_mlp1.fc1': 'mlp1.fc1',
+                    'channel_mlp1.fc2': 'mlp1.fc2',
+                    'connect_norm': 'conv_norm',
+                    'connect': 'conv',
+                    'norm2': 'norm2',
+                    'channel_mlp2.fc1': 'mlp2.fc1',
+                    'channel_mlp2.fc2': 'mlp2.fc2',
+                }.items()
+            },
+            **{f'stages.{i}.downsample_mlp.downsample': f'merges.{i + 2}.conv' for i in (0, 1)},
+        },
+        left_out={**CLASSIFIER, 'norm': 'classifier'},
+    ),
 )
 
-# Our own names, asked in this order: a gMLP has an fc1, too.
-OUR_MAPS = (KeyMap(OURS, 'ShiftGMLP', 'stages.*.*.gate.mix.f'),) + tuple(
-    KeyMap(OURS, f'{plain}{family}', f'{layers}.{name}')
-    for plain, layers in (('Plain', 'layers.*'), ('', 'stages.*.*'))
-    for family, name in (
-        ('GMLP', 'sgu.proj.f'),
-        ('MLPMixer', 'mixer.f.fc1'),
-        ('ResMLP', 'linear_tokens.f'),
-        ('ViT', 'mixer.f.qkv'),
-        ('S2MLP', 'fc1'),
-    )
+# Our own names, asked in this order: a gMLP has an fc1, too, and a ResMLP an ls1.
+OUR_MAPS = (
+    KeyMap(OURS, 'ShiftGMLP', 'stages.*.*.gate.mix.f'),
+    KeyMap(OURS, 'ConvMLP', 'stages.*.*.conv_norm'),
+    *(
+        KeyMap(OURS, f'{plain}{family}', f'{layers}.{name}')
+        for plain, layers in (('Plain', 'layers.*'), ('', 'stages.*.*'))
+        for family, name in (
+            ('GMLP', 'sgu.proj.f'),
+            ('MLPMixer', 'mixer.f.fc1'),
+            ('ResMLP', 'linear_tokens.f'),
+            ('ViT', 'mixer.f.qkv'),
+            ('S2MLP', 'fc1'),
+        )
+    ),
+    KeyMap(OURS, 'PoolFormer', 'stages.*.*.ls1.gamma'),
 )

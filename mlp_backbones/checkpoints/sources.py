@@ -15,8 +15,8 @@ from .key_maps import KEY_MAPS, OUR_MAPS, OURS, KeyMap
 if TYPE_CHECKING:
     from ..models.backbones.base import Backbone
 
-# The layer on pixels, of either stem.
-OUR_STEMS = {'patch_embed.proj', 'patch_embed.step1.conv'}
+# The layer on pixels, of any stem.
+OUR_STEMS = {'patch_embed.proj', 'patch_embed.step1.conv', 'patch_embed.steps.0.conv'}
 
 
 def select_prefix(

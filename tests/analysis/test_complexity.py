@@ -27,6 +27,7 @@ from mlp_backbones.models.layers import Affine, Resolution
 from mlp_backbones.registry import MODELS
 
 ROOT = Path(__file__).resolve().parents[2]
+PYRAMIDS = {c for c, cls in MODELS.module_dict.items() if getattr(cls, 'stems', None)}
 BACKBONES = {
     k: c for k, c in MODELS.module_dict.items() if isinstance(c, type) and issubclass(c, Backbone)
 }
@@ -61,6 +62,8 @@ BLOCKS = {
         {},
         lambda n, d: n * d * 4 * d + d * n * n + n * 2 * d * d,
     ),
+    'poolformer': (models.PoolFormer, {}, lambda n, d: 2 * n * d * 4 * d),
+    'convmlp': (models.ConvMLP, {}, lambda n, d: 4 * n * d * 2 * d + 9 * n * d),
     's2mlp': (models.S2MLP, {}, lambda n, d: 2 * n * d * d + 2 * n * d * 4 * d),
     'vit': (
         models.PlainViT,
@@ -129,11 +132,11 @@ def test_published_numbers_are_reproduced(cls, arch):
         assert params / 1e6 == pytest.approx(published.params, rel=0.03)
         assert macs / 1e9 == pytest.approx(published.gmacs, rel=0.05)
         return
-    dim = model.patch_embed.proj.out_channels
+    dim = model.channels[-1] if cls in PYRAMIDS else model.patch_embed.proj.out_channels
     if published.has_head:
         params, macs = params + 1000 * dim + 1000, macs + 1000 * dim
-    if published.source == 'timm':
-        macs += 5 * layer_norm_elements(model)
+    if published.source in ('timm', 'fvcore'):
+        macs += 5 * norm_elements(model)
     unit = 2**20 if published.source.endswith('2^20') else 1e6
     assert params / unit == pytest.approx(
         published.params, abs=half_a_digit(published, published.params)
@@ -150,13 +153,13 @@ def half_a_digit(published, number):
     return 0.501 * 10.0**-decimals
 
 
-def layer_norm_elements(model):
-    """Elements that the LayerNorms of ``model`` see in an image of 224 x 224."""
+def norm_elements(model):
+    """Elements that the norms of ``model`` see in an image of 224 x 224."""
     seen = []
     hooks = [
         m.register_forward_hook(lambda m, args, out: seen.append(out.numel()))
         for m in model.modules()
-        if isinstance(m, nn.LayerNorm)
+        if isinstance(m, (nn.LayerNorm, nn.GroupNorm))
     ]
     model(torch.empty(1, 3, 224, 224, device='meta'))
     for hook in hooks:
@@ -266,7 +269,7 @@ def test_the_tool_compares_resolution_modes():
 @pytest.mark.parametrize(
     'words, message',
     [
-        (['--backbone', 'GMPL'], 'choose among GMLP'),
+        (['--backbone', 'GMPL'], 'choose among ConvMLP, GMLP'),
         (['--backbone', 'GMLP', '--arch', 'tni'], 'the presets of GMLP'),
         (['--backbone', 'S2MLP', '--arch', 'nano', '--shape', '0', '9'], 'height and width'),
         (['nothing.py'], 'no config file'),

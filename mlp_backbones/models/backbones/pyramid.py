@@ -8,7 +8,16 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from ..layers import ConvStem, PatchEmbed, PatchMerging, Sizes, keep_valid, shrink
+from ..layers import (
+    ConvStem,
+    PatchEmbed,
+    PatchMerging,
+    Region,
+    Sizes,
+    keep_valid,
+    norm_map,
+    shrink,
+)
 from .base import (
     Backbone,
     as_tuple,
@@ -25,14 +34,16 @@ class PyramidBackbone(Backbone):
     """Four stages of blocks with merging between them.
 
     A stem of stride 4, then stages at strides 4, 8, 16 and 32; each output has a norm of its
-    own. A family gives ``presets`` and ``make_block``, and may set ``make_merge``, ``make_norm``
-    and what is the default of a stem, of the mixing strides and of the resolution.
+    own. A family gives ``presets`` and ``make_block``, and may set ``make_stage``, ``make_merge``,
+    ``make_norm``, ``drop_rates``, which stages' maps are taken before their blocks, and what is
+    the default of a stem, of the mixing strides and of the resolution.
 
     Args:
         arch: A preset, or a dict with 'channels' and 'depths', one entry per stage, and
             optionally 'mixing_strides' and any argument of the family's block. The
             token-mixing grid of a stage has ``ceil(pretrain_img_size / mixing_stride)``
-            tokens a side; None is for a stage without one. Default: 'tiny'.
+            tokens a side; None is for a stage without one. Default: the family's ``default_arch``,
+            'tiny' for most.
         in_channels: Channels of the image. Default: 3.
         pretrain_img_size: Side in pixels of the square images that the token-mixing
             weights are made for. Default: 224.
@@ -53,23 +64,30 @@ class PyramidBackbone(Backbone):
             ``dict(type='Pretrained', checkpoint=...)``. Default: None.
         pretrained: The checkpoint of such an ``init_cfg``, as mmseg's models hand it on.
             Default: None.
-        stem: 'patch', a linear layer on patches of 4 x 4 pixels, or 'conv', two convolutions of
-            3 x 3 and stride 2 with batch norm. Default: the family's.
+        stem: 'patch', a linear layer on patches of 4 x 4 pixels; 'overlap', one on 7 x 7 pixels
+            in steps of 4; or 'conv', two convolutions of 3 x 3 and stride 2 with batch norm.
+            Default: the family's.
         norm_eval: Whether batch norms keep their running statistics in training, as a detector
             wants that starts from weights. Default: False.
         norm_cfg: The batch norm to take, such as ``dict(type='SyncBN')``. Default: BN.
         block_options: Arguments of the family's block, which win over those in ``arch``.
     """
 
-    stems = {'patch': partial(PatchEmbed, patch_size=4), 'conv': ConvStem}
+    stems = {
+        'patch': partial(PatchEmbed, patch_size=4),
+        'overlap': partial(PatchEmbed, patch_size=4, kernel_size=7, padding=2),
+        'conv': ConvStem,
+    }
+    default_arch = 'tiny'
     default_stem = 'patch'
     default_mixing_strides: Sequence[int | None] = (16, 16, 16, 32)
     default_resolution = 'window+interpolate'
     make_merge = PatchMerging  # (channels before, channels after)
+    taken_before: Sequence[int] = ()  # stages whose maps are what their blocks are given
 
     def __init__(
         self,
-        arch: str | dict = 'tiny',
+        arch: str | dict | None = None,
         in_channels: int = 3,
         pretrain_img_size: int = 224,
         resolution: str | Sequence[str] | None = None,
@@ -86,6 +104,7 @@ class PyramidBackbone(Backbone):
         **block_options,
     ):
         super().__init__(in_channels, with_cp, init_cfg, pretrained)
+        arch = self.default_arch if arch is None else arch
         options = {**self.resolve_arch(arch, required=('channels', 'depths')), **block_options}
         channels = as_tuple(options.pop('channels'))
         depths = as_tuple(options.pop('depths'))
@@ -109,7 +128,7 @@ class PyramidBackbone(Backbone):
         num_stages = max(self.out_indices) + 1
         grids = [stride and -(-pretrain_img_size // stride) for stride in mixing_strides]
         self.resolutions = self.make_resolutions(grids, depths, resolution, interpolation)
-        drop_rates = iter(stochastic_depth(drop_path_rate, sum(depths)))
+        drop_rates = self.drop_rates(drop_path_rate, depths)
 
         make_stem = self.stems[check_choice('stem', stem or self.default_stem, self.stems)]
         self.patch_embed = make_stem(in_channels, channels[0])
@@ -117,28 +136,44 @@ class PyramidBackbone(Backbone):
         self.stages = nn.ModuleList()
         for i in range(num_stages):
             self.merges.append(self.make_merge(*channels[i - 1 : i + 1]) if i else nn.Identity())
-            blocks = [
-                self.make_block(
-                    dim=channels[i], resolution=r, drop_path=next(drop_rates), **options
-                )
-                for r in self.resolutions[i]
-            ]
+            # what no output needs is not built
+            needed = i < num_stages - 1 or i not in self.taken_before
+            blocks = self.make_stage(i, drop_rates[i], options) if needed else []
             self.stages.append(nn.ModuleList(blocks))
         self.norms = nn.ModuleDict({str(i): self.make_norm(channels[i]) for i in self.out_indices})
         self.set_batch_norm(norm_eval, norm_cfg)
         self._freeze()
+
+    def make_stage(
+        self, stage: int, drop_rates: Sequence[float], options: dict
+    ) -> list[nn.Module]:
+        """The blocks of a stage, one for each of ``drop_rates``."""
+        return [
+            self.make_block(
+                dim=self.channels[stage], resolution=resolution, drop_path=rate, **options
+            )
+            for resolution, rate in zip(self.resolutions[stage], drop_rates, strict=True)
+        ]
 
     @staticmethod
     def make_norm(dim: int) -> nn.Module:
         """The norm of an output."""
         return nn.LayerNorm(dim, eps=1e-6)
 
+    @staticmethod
+    def drop_rates(rate: float, depths: Sequence[int]) -> list[list[float]]:
+        """The rates of stochastic depth of all blocks, by stage."""
+        rates = iter(stochastic_depth(rate, sum(depths)))
+        return [[next(rates) for _ in range(depth)] for depth in depths]
+
     def is_unbuilt(self, name: str) -> bool:
         match = re.match(r'(stages|merges|norms)\.([0-3])\.', name)
         if match is None:
             return False
         stage = int(match[2])
-        return stage >= len(self.stages) or match[1] == 'norms' and stage not in self.out_indices
+        if match[1] == 'norms':
+            return stage not in self.out_indices
+        return stage >= len(self.stages) or match[1] == 'stages' and not len(self.stages[stage])
 
     def optional_weights(self) -> list[dict[str, Tensor]]:
         """The norms of outputs, of which a classifier has the last at most."""
@@ -185,8 +220,13 @@ class PyramidBackbone(Backbone):
             if i:
                 x, sizes = self.merges[i](x, region), shrink(sizes, 2)
             region = self.region(x, sizes, self.resolutions[i])
-            for block, resolution in zip(blocks, self.resolutions[i], strict=True):
+            given = x
+            for block, resolution in zip(blocks, self.resolutions[i], strict=False):
                 x = self.run(block, x, region, resolution)
             if i in self.out_indices:
-                outs.append(keep_valid(self.norms[str(i)](x), region))
+                outs.append(self.output(i, given if i in self.taken_before else x, region))
         return to_feature_maps(outs, self.training)
+
+    def output(self, stage: int, x: Tensor, region: Region) -> Tensor:
+        """What is returned of the tokens of a stage, zero beyond each image."""
+        return keep_valid(norm_map(self.norms[str(stage)], x, region), region)

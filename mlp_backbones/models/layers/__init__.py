@@ -1,8 +1,9 @@
 from .affine import Affine, LayerScale
 from .batch_norm import batch_norms, fold, keep_statistics, norm_channels, set_norm_cfg
 from .grid_weights import GridWeights
+from .map_norm import MapNorm, norm_map
 from .mlp import Mlp, init_linear
-from .patch import ConvMerging, ConvStem, PatchEmbed, PatchMerging
+from .patch import ConvMerging, ConvNorm, ConvStem, PatchEmbed, PatchMerging
 from .position_embedding import PositionEmbedding
 from .region import Region, Sizes, check_valid_sizes, keep_valid, make_region, shrink
 from .resampling import build_resampling_matrix, resample
@@ -15,11 +16,13 @@ __all__ = [
     'Affine',
     'AnyResolution',
     'ConvMerging',
+    'ConvNorm',
     'ConvStem',
     'GRID_MODES',
     'GridWeights',
     'LayerScale',
     'MODES',
+    'MapNorm',
     'Mlp',
     'PatchEmbed',
     'PatchMerging',
@@ -40,6 +43,7 @@ __all__ = [
     'leave_sizes',
     'make_region',
     'norm_channels',
+    'norm_map',
     'parse_resolution',
     'read_sizes',
     'resample',

@@ -30,7 +30,8 @@ def valid_pixels(x: Tensor, sizes: Tensor | None) -> Tensor:
 
 
 class PatchEmbed(nn.Module):
-    """Image to tokens: a linear layer on non-overlapping p x p patches, as a convolution.
+    """Image to tokens: a linear layer on patches of p x p pixels, as a convolution; with a larger
+    kernel the patches overlap.
 
     An image that p does not divide is padded with zeros at the bottom and right, and so
     is each image of ``sizes`` in pixels.
@@ -38,14 +39,24 @@ class PatchEmbed(nn.Module):
     Args:
         in_channels: Channels of the image.
         dim: Channels of the tokens.
-        patch_size: Side p of a patch, in pixels.
+        patch_size: Side p of a patch, in pixels, and the stride.
         norm: A norm of the tokens; None for none.
+        kernel_size: Side of what a token sees, in pixels. Default: ``patch_size``.
+        padding: How far the first token sees beyond the image, where all is zero. Default: 0.
     """
 
-    def __init__(self, in_channels: int, dim: int, patch_size: int, norm: nn.Module | None = None):
+    def __init__(
+        self,
+        in_channels: int,
+        dim: int,
+        patch_size: int,
+        norm: nn.Module | None = None,
+        kernel_size: int | None = None,
+        padding: int = 0,
+    ):
         super().__init__()
         self.patch_size = patch_size
-        self.proj = nn.Conv2d(in_channels, dim, patch_size, patch_size)
+        self.proj = nn.Conv2d(in_channels, dim, kernel_size or patch_size, patch_size, padding)
         self.norm = norm or nn.Identity()
 
     def forward(self, x: Tensor, sizes: Tensor | None = None) -> Tensor:
@@ -78,31 +89,51 @@ class PatchMerging(nn.Module):
         return self.reduction(self.norm(x.flatten(3)))
 
 
-class ConvMerging(nn.Module):
-    """A convolution of 3 x 3 with stride 2 over tokens, then batch norm.
+class ConvNorm(nn.Module):
+    """A convolution over tokens, then batch norm.
 
     What lies beyond an image is zero.
 
     Args:
         in_dim: Channels of the input tokens.
         out_dim: Channels of the output tokens.
+        kernel_size: Side of the kernel, an odd number. Default: 3.
+        stride: Its step. Default: 1.
+        norm: Whether there is a batch norm; without one the convolution has a bias.
+            Default: True.
     """
 
-    def __init__(self, in_dim: int, out_dim: int):
+    def __init__(
+        self, in_dim: int, out_dim: int, kernel_size: int = 3, stride: int = 1, norm: bool = True
+    ):
         super().__init__()
-        self.conv = nn.Conv2d(in_dim, out_dim, 3, stride=2, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(out_dim)
+        padding = kernel_size // 2
+        self.conv = nn.Conv2d(in_dim, out_dim, kernel_size, stride, padding, bias=not norm)
+        self.norm = nn.BatchNorm2d(out_dim) if norm else nn.Identity()
 
     def forward(self, x: Tensor, region: Region | None = None) -> Tensor:
-        """Tokens (B, H, W, in_dim) -> (B, ceil(H / 2), ceil(W / 2), out_dim)."""
+        """Tokens (B, H, W, in_dim) -> (B, ceil(H / stride), ceil(W / stride), out_dim)."""
         x = self.conv(keep_valid(x, region).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return norm_channels(self.norm, x)
 
-    def switch_to_deploy(self) -> ConvMerging:
+    def switch_to_deploy(self) -> ConvNorm:
         """This layer with its norm folded into the convolution."""
         if not isinstance(self.norm, nn.Identity):
             self.conv, self.norm = fold(self.conv, self.norm), nn.Identity()
         return self
+
+
+class ConvMerging(ConvNorm):
+    """A convolution of 3 x 3 with stride 2 over tokens, then batch norm: half the size.
+
+    Args:
+        in_dim: Channels of the input tokens.
+        out_dim: Channels of the output tokens.
+        norm: Whether there is a batch norm, see :class:`ConvNorm`. Default: True.
+    """
+
+    def __init__(self, in_dim: int, out_dim: int, norm: bool = True):
+        super().__init__(in_dim, out_dim, kernel_size=3, stride=2, norm=norm)
 
 
 class ConvStem(nn.Module):

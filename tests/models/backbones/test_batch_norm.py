@@ -28,8 +28,8 @@ def statistics(model):
 
 
 @pyramid
-def test_every_pyramid_takes_both_stems(cls):
-    for stem in ('patch', 'conv'):
+def test_every_pyramid_takes_every_stem(cls):
+    for stem in cls.stems:
         model = small(cls, stem=stem).eval()
         for size in ((64, 64), (1, 1), (37, 90)):
             assert shapes(model(torch.randn(2, 3, *size))) == expected_shapes(model, 2, *size)
@@ -42,7 +42,7 @@ def test_every_pyramid_takes_both_stems(cls):
         random_loss(model.train()(torch.randn(2, 3, 64, 64))).backward()
         assert all(p.grad.any() for p in model.parameters())
     with pytest.raises(
-        ValueError, match="stem='convolution' is unknown; choose among 'patch', 'conv'"
+        ValueError, match="stem='convolution' is unknown; choose among 'patch', 'overlap', 'conv'"
     ):
         small(cls, stem='convolution')
 

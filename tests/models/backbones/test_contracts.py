@@ -27,6 +27,7 @@ from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 from torch.optim.swa_utils import AveragedModel, update_bn
 
 from mlp_backbones.models import (
+    ConvMLP,
     PlainBackbone,
     PlainResMLP,
     PlainViT,
@@ -121,7 +122,10 @@ def test_lora(cls, sizes):
     found = [n for n, m in adapted.named_modules() if hasattr(m, 'lora_A')]
     assert found == [f'base_model.model.{name}' for name in names]
     outs = adapted(x, valid_sizes=sizes)
-    assert all((a - b).norm() > 0.01 * b.norm() for a, b in zip(outs, expected, strict=True))
+    pairs = list(zip(outs, expected, strict=True))
+    if cls is ConvMLP:  # its first two maps come from convolutions
+        pairs = pairs[2:]
+    assert all((a - b).norm() > 0.01 * b.norm() for a, b in pairs)
     random_loss(outs).backward()
     for name, p in adapted.named_parameters():
         assert p.requires_grad == ('lora_' in name), name
@@ -288,10 +292,13 @@ def test_half_precision(cls, options, dtype, sizes):
     reference = run(model, x)
     # a batch norm divides by what few tokens of a small map vary
     bound = (16 if batch_norms(model) else 8) * torch.finfo(dtype).eps
+    # rounding may decide which number is the largest, and gets the gradient
+    bounds = [*(bound for _ in weights), bound * (6 if cls is ConvMLP else 1)]
 
     def check(outs, gradients):
-        for ours, theirs in (*zip(outs, reference[0], strict=True), (gradients, reference[1])):
-            assert (ours.float() - theirs).norm() < bound * theirs.norm()
+        pairs = zip((*outs, gradients), (*reference[0], reference[1]), bounds, strict=True)
+        for ours, theirs, allowed in pairs:
+            assert (ours.float() - theirs).norm() < allowed * theirs.norm()
 
     with torch.autocast('cpu', dtype):
         check(*run(model, x))
