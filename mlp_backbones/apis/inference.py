@@ -12,6 +12,7 @@ from ..checkpoints import find_weights, read_checkpoint, safe_loading
 from ..checkpoints.plain_config import config_of
 from ..engine.checkpoint_fit import check_fit
 from ..environment import require
+from .model_zoo import find_model, is_name
 
 
 def init_model(
@@ -24,9 +25,9 @@ def init_model(
     ``mmdet.apis.inference_detector`` or ``mmseg.apis.inference_model``.
 
     Args:
-        checkpoint: Path or address of the checkpoint.
+        checkpoint: Path or address of the checkpoint, or a name of docs/model_zoo.md.
         config: The config that it was trained with. Default: the one in the checkpoint, which is
-            read as data.
+            read as data; of a name, its own.
         device: Default: 'cuda:0' if there is a GPU, else 'cpu'.
         cfg_options: What to change in the config: ``{'model.test_cfg.rcnn.score_thr': 0.5}``.
 
@@ -35,7 +36,7 @@ def init_model(
         CheckpointError: if the checkpoint holds more than data, no config that can be taken, no
             weights for a part of the model, or weights of other shapes.
     """
-    cfg, weights = _open(checkpoint, config, cfg_options)
+    cfg, checkpoint, weights = _open(checkpoint, config, cfg_options)
     if cfg.get('default_scope') == 'mmseg':
         from mmseg.apis import init_model as init
     else:
@@ -65,7 +66,7 @@ def inferencer(
     Example:
         >>> inferencer('work_dirs/demo/epoch_12.pth')('image.jpg', out_dir='out')
     """
-    cfg, weights = _open(checkpoint, config, cfg_options)
+    cfg, checkpoint, weights = _open(checkpoint, config, cfg_options)
     if cfg.get('default_scope') == 'mmseg':
         from mmseg.apis import MMSegInferencer as Inferencer
     else:
@@ -78,8 +79,11 @@ def inferencer(
 
 def _open(
     checkpoint: str, config: str | Path | Config | None, cfg_options: dict | None
-) -> tuple[Config, dict[str, Tensor]]:
-    """The config, given or from the checkpoint, and the weights."""
+) -> tuple[Config, str, dict[str, Tensor]]:
+    """The config, given or from the checkpoint, where that is, and the weights."""
+    if is_name(checkpoint):
+        path, checkpoint = find_model(checkpoint)
+        config = path if config is None else config
     content = read_checkpoint(checkpoint)
     if config is None:
         cfg = config_of(content, checkpoint)
@@ -88,7 +92,7 @@ def _open(
     require('mmseg' if cfg.get('default_scope') == 'mmseg' else 'mmdet')
     if cfg_options:
         cfg.merge_from_dict(cfg_options)
-    return cfg, find_weights(content)
+    return cfg, checkpoint, find_weights(content)
 
 
 def _default_device() -> str:

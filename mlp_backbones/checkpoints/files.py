@@ -134,6 +134,8 @@ def _download(url: str) -> str:
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT) as source, replacing(target) as part:
+            if source.headers.get_content_type() == 'text/html':
+                raise _web_page(url)
             with open(part, 'wb') as file:
                 shutil.copyfileobj(source, file, 1 << 20)
             size = source.headers.get('Content-Length')
@@ -152,6 +154,14 @@ def _unreachable(url: str, error: Exception) -> ConnectionError:
     reason = getattr(error, 'reason', error)
     return ConnectionError(
         f'{url} cannot be fetched: {reason}. Download it elsewhere and give its path instead.'
+    )
+
+
+def _web_page(address: str) -> CheckpointError:
+    return CheckpointError(
+        f'{address} is a web page (HTML) and no checkpoint. Google Drive and SharePoint send one in '
+        'the place of a file: open the address in a browser, download the file by hand, and give '
+        'its path.'
     )
 
 
@@ -216,6 +226,8 @@ def _find_reader(path: str, address: str) -> Callable[[str], object]:
         start = file.read(9)
     if not start:
         raise CheckpointError(f'{address} cannot be read as a checkpoint: it is empty.')
+    if start.lstrip()[:5].lower() in (b'<!doc', b'<html'):
+        raise _web_page(address)
     if start[8:] == b'{':  # safetensors: eight bytes of length, then JSON
         return _read_safetensors
     if start[:1] == b'\x80':  # torch.save before 1.6: pickles

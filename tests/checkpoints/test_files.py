@@ -6,6 +6,7 @@ import http.server
 import os
 import pickle
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +17,13 @@ from mmengine.logging import MessageHub
 from mmengine.runner import save_checkpoint
 from safetensors.torch import save_file
 
-from mlp_backbones.checkpoints import files, knows_stand_ins, read_weights, write_weights
+from mlp_backbones.checkpoints import (
+    CheckpointError,
+    files,
+    knows_stand_ins,
+    read_weights,
+    write_weights,
+)
 
 needs_stand_ins = pytest.mark.skipif(
     not knows_stand_ins(), reason='torch before 2.6 reads no training state without running code'
@@ -161,6 +168,19 @@ def server(tmp_path):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield tmp_path / 'served', f'http://127.0.0.1:{server.server_port}', Handler.answers
         server.shutdown()
+
+
+def test_a_web_page_in_the_place_of_a_file_is_named(server, tmp_path):
+    """What Google Drive answers instead of a large file, saved under its name or sent."""
+    folder, url, _ = server
+    for start in ('<!DOCTYPE html>', '\n<HTML>'):
+        (tmp_path / 'model.pth').write_text(f'{start}<head>Virus scan warning</head>')
+        with pytest.raises(CheckpointError, match='model.pth is a web page .*download .* by hand'):
+            read_weights(str(tmp_path / 'model.pth'))
+    (folder / 'view.html').write_text('<html></html>')
+    with pytest.raises(CheckpointError, match=f'{url}/view.html is a web page .* by hand'):
+        read_weights(f'{url}/view.html')
+    assert not list(Path(torch.hub.get_dir(), 'checkpoints').glob('view*'))
 
 
 def test_addresses(server, tmp_path, monkeypatch):

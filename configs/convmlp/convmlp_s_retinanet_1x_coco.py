@@ -1,0 +1,16 @@
+# ConvMLP-S, RetinaNet 1x on COCO, as published: 37.2 box AP.
+# Its checkpoint:
+# https://shi-labs.com/projects/convmlp/checkpoints/detection/retinanet_convmlp_s_coco.pth
+_base_ = '../_base_/published/retinanet_1x_coco.py'
+
+model = dict(
+    backbone=dict(
+        type='mlp_backbones.ConvMLP',
+        arch='s',
+        init_cfg=dict(
+            type='Pretrained',
+            checkpoint='https://shi-labs.com/projects/convmlp/checkpoints/convmlp_s_imagenet.pth',
+        ),
+    ),
+    neck=dict(in_channels=[128, 256, 512]),
+)

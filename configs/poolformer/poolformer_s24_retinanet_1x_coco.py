@@ -1,0 +1,17 @@
+# PoolFormer-S24, RetinaNet 1x on COCO, as published: 38.9 box AP.
+# Its checkpoint, to be downloaded by hand:
+# https://drive.google.com/file/d/1EjsWpdopem-xeLndPQnQcHp8aoEUHQXR/view
+_base_ = '../_base_/published/retinanet_1x_coco.py'
+
+model = dict(
+    backbone=dict(
+        type='mlp_backbones.PoolFormer',
+        arch='s24',
+        drop_path_rate=0.0,
+        init_cfg=dict(
+            type='Pretrained',
+            checkpoint='https://github.com/sail-sg/poolformer/releases/download/v1.0/poolformer_s24.pth.tar',
+        ),
+    ),
+    neck=dict(in_channels=[128, 320, 512]),
+)
