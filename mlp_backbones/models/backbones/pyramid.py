@@ -221,7 +221,7 @@ class PyramidBackbone(Backbone):
                 x, sizes = self.merges[i](x, region), shrink(sizes, 2)
             region = self.region(x, sizes, self.resolutions[i])
             given = x
-            for block, resolution in zip(blocks, self.resolutions[i], strict=False):
+            for block, resolution in zip(blocks, self.resolutions[i], strict=len(blocks) > 0):
                 x = self.run(block, x, region, resolution)
             if i in self.out_indices:
                 outs.append(self.output(i, given if i in self.taken_before else x, region))
