@@ -9,6 +9,7 @@ import threading
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.hub import get_config
 from mmengine.registry import MODELS, init_default_scope
 from shipped import CONFIGS, ROOT, name
 
@@ -71,6 +72,7 @@ def test_the_whole_models_have_the_published_number_of_parameters(model):
     assert millions == pytest.approx(PARAMETERS[model], abs=0.06)
 
 
+@pytest.mark.slow
 def test_the_document_is_what_its_command_writes(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / 'tools'))
     tool = runpy.run_path(str(ROOT / 'tools/model_zoo.py'))
@@ -112,6 +114,12 @@ def test_a_model_is_found_by_its_name(server, tmp_path, monkeypatch):
     image = torch.zeros(64, 96, 3).byte().numpy()
     result = infer(image, return_datasamples=True)
     assert result.pred_sem_seg.data.shape == (1, 64, 96)
+
+
+def test_the_hub_of_mmengine_finds_them():
+    name = 'convmlp_s_maskrcnn_1x_coco'
+    cfg = get_config(f'mlp_backbones::convmlp/{name}.py', pretrained=True)
+    assert cfg.model_path == ENTRIES[name]['Weights']
 
 
 @pytest.mark.parametrize(
