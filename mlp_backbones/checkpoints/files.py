@@ -159,9 +159,9 @@ def _unreachable(url: str, error: Exception) -> ConnectionError:
 
 def _web_page(address: str) -> CheckpointError:
     return CheckpointError(
-        f'{address} is a web page (HTML) and no checkpoint. Google Drive and SharePoint send one in '
-        'the place of a file: open the address in a browser, download the file by hand, and give '
-        'its path.'
+        f'{address} is a web page (HTML) and no checkpoint. Google Drive and SharePoint send one '
+        'in the place of a file: open the address in a browser, download the file by hand, and '
+        'give its path.'
     )
 
 
