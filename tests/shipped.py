@@ -7,6 +7,8 @@ CONFIGS = sorted(p for p in (ROOT / 'configs').rglob('*.py') if '_base_' not in 
 # Those of classifiers need mmpretrain: test_pretrain.py loads and builds them.
 CLASSIFIERS = [path for path in CONFIGS if path.parent.name == 'pretrain']
 DETECTORS_AND_SEGMENTORS = [path for path in CONFIGS if path not in CLASSIFIERS]
+# Each of a checkpoint that others have trained.
+PUBLISHED = [path for path in CONFIGS if path.parent.name in ('poolformer', 'convmlp')]
 THEIR_BASES = sorted(
     p
     for p in (ROOT / 'configs').rglob('*.py')

@@ -11,12 +11,11 @@ import torch
 from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.registry import MODELS, init_default_scope
-from shipped import CONFIGS, ROOT, name
+from shipped import PUBLISHED, ROOT, name
 
 from mlp_backbones.analysis.complexity import count_params
 from mlp_backbones.apis import inferencer, init_model, model_zoo
 
-PUBLISHED = [path for path in CONFIGS if path.parent.name in ('poolformer', 'convmlp')]
 ENTRIES = model_zoo.models()
 
 # Millions of parameters of the whole models: tables 2 and 3 of PoolFormer's paper, and ConvMLP's

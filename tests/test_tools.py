@@ -93,7 +93,7 @@ def test_only_weights_decay(path):
         ),
         (
             ['train.py', 'mlp_backbones::gmlp.py'],
-            ['no config gmlp.py', 'has gmlp_maskrcnn_coco.py'],
+            ['no config gmlp.py', ' gmlp_maskrcnn_coco.py'],
         ),
         (
             ['train.py', MASK_RCNN, '--cfg-options', 'modell.backbone.arch=tiny'],
