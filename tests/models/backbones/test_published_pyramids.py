@@ -89,15 +89,14 @@ def test_their_imagenet_file_leaves_what_it_lacks_fresh_and_named(family, wrappe
 @families
 def test_a_file_of_their_detector_is_one_of_ours(family, tmp_path):
     """The names of necks and heads are those of mmdet 2; the head's numbers are the authors'."""
+    models = pytest.importorskip('mmdet.registry').MODELS
     weights, maps = golden(family)
     cfg = launch.load_config(f'{TESTS.parent}/configs/gmlp_maskrcnn_coco.py')
     init_default_scope('mmdet')
-    from mmdet.registry import MODELS
-
     cfg.model.backbone = dict(type=FAMILIES[family].__name__, arch=ARCH)
     cfg.model.neck.in_channels = list(ARCH['channels'])
     torch.manual_seed(0)
-    detector = MODELS.build(cfg.model).eval()
+    detector = models.build(cfg.model).eval()
     parts = {k: v for k, v in detector.state_dict().items() if not k.startswith('backbone.')}
     theirs = {f'backbone.{name}': value for name, value in weights.items()} | parts
     torch.save(dict(meta=dict(mmdet_version='2.19.0'), state_dict=theirs), tmp_path / 'x.pth')
