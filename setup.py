@@ -32,6 +32,10 @@ EXTRAS = {
         'onedl-mmpretrain==1.3.6',
         'torchvision',
     ],
+    'predict': [  # tools/predict.py: pictures, tiles, videos
+        'supervision>=0.31',
+        'av',
+    ],
     'dev': [
         'hypothesis',
         'onnxruntime',

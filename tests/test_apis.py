@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import DATASETS, MODELS, init_default_scope
 
 from mlp_backbones.apis import inferencer, init_model
 from mlp_backbones.checkpoints import CheckpointError
@@ -37,10 +37,8 @@ def checkpoints(tmp_path_factory):
         init_default_scope(cfg.default_scope)
         model = MODELS.build(cfg.model)
         meta = dict(epoch=1, iter=2, cfg=cfg.pretty_text)
-        if cfg.default_scope == 'mmseg':
-            meta['dataset_meta'] = dict(classes=['a'] * 150, palette=[[0, 0, 0]] * 150)
-        else:
-            meta['dataset_meta'] = dict(classes=['a'] * 80, palette=[(0, 0, 0)] * 80)
+        dataset = DATASETS.get(f'{cfg.default_scope}.{cfg.test_dataloader.dataset.type}')
+        meta['dataset_meta'] = dataset.METAINFO
         paths[name] = str(tmp_path_factory.mktemp('w') / 'epoch_1.pth')
         torch.save(
             dict(
@@ -84,7 +82,28 @@ def test_a_config_may_be_given(checkpoints, tmp_path):
     with pytest.raises(CheckpointError, match='weights.pth has no config in it: give one'):
         init_model(str(tmp_path / 'weights.pth'))
     with pytest.raises(CheckpointError, match='no weights for decode_head: it holds'):
-        init_model(checkpoints[DET], SEG, 'cpu', {'model.backbone.arch': 'nano', **SMALL[SEG]})
+        init_model(
+            str(tmp_path / 'weights.pth'),
+            SEG,
+            'cpu',
+            {'model.backbone.arch': 'nano', **SMALL[SEG]},
+        )
+
+
+def test_classes_are_those_of_the_checkpoint_and_of_the_config(checkpoints, tmp_path):
+    options = {'model.backbone.arch': 'nano', **SMALL[DET]}
+    content = torch.load(checkpoints[DET])
+    classes = content['meta'].pop('dataset_meta')['classes']
+    torch.save(content, tmp_path / 'a.pth')
+    named = {'test_dataloader.dataset.metainfo': dict(classes=classes[::-1])}
+    model = init_model(str(tmp_path / 'a.pth'), DET, 'cpu', options | named)
+    assert model.dataset_meta['classes'] == list(classes[::-1])
+    with pytest.raises(
+        CheckpointError,
+        match=r'trained for 80 classes \(person, bicycle, car, ...\), the config is for 80 '
+        r'classes \(toothbrush.*Give the config that it was trained with',
+    ):
+        init_model(checkpoints[DET], DET, 'cpu', options | named)
 
 
 @pytest.mark.parametrize('load', [init_model, inferencer])

@@ -106,7 +106,9 @@ def test_a_model_is_found_by_its_name(server, tmp_path, monkeypatch):
     monkeypatch.setitem(ENTRIES['convmlp_s_semfpn_40k_ade20k'], 'Weights', f'{server}/x.pth')
     path, address = model_zoo.find_model('convmlp_s_semfpn_40k_ade20k')
     weights = build(path).state_dict()
-    meta = dict(CLASSES=['thing'] * 150, PALETTE=[[0, 0, 0]] * 150)  # as mmseg 0 writes them
+    from mmseg.utils import ade_classes
+
+    meta = dict(CLASSES=ade_classes(), PALETTE=[[0, 0, 0]] * 150)  # as mmseg 0 writes them
     torch.save(dict(meta=meta, state_dict=weights), tmp_path / 'x.pth')
     infer = inferencer('convmlp_s_semfpn_40k_ade20k', device='cpu')
     torch.testing.assert_close(dict(infer.model.state_dict()), dict(weights))

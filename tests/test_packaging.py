@@ -183,7 +183,7 @@ def test_constraints_pin_every_requirement_of_the_tested_stack(metadata):
     pins = [Requirement(line) for line in lines if not line.startswith('#')]
     assert all(re.fullmatch(r'==[^*]+', str(pin.specifier)) for pin in pins)
     names = {pin.name for pin in pins}
-    for extra in (None, 'onedl', 'dev'):
+    for extra in (None, 'onedl', 'predict', 'dev'):
         assert {Requirement(text).name for text in requirements(metadata, extra)} <= names
     pinned = {f'{pin.name}{pin.specifier}' for pin in pins}
     assert set(REQUIREMENTS['onedl'].values()) <= pinned

@@ -218,7 +218,7 @@ fi
 # --- the rest ------------------------------------------------------------------------------------
 
 say 'installing mmdet, mmseg and mlp_backbones with its development tools'
-pip_install --editable '.[onedl,dev]'
+pip_install --editable '.[onedl,predict,dev]'
 # Off the import path: mmengine and mmdet import torchvision and mmpretrain wherever they find them,
 # and PyPI's torchvision does not import beside a CPU build of torch. tests/reference.py and
 # engine/classification.py import them from here.

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config
-from torch import Tensor, nn
+from torch import nn
 
-from ..checkpoints import find_weights, read_checkpoint, safe_loading
+from ..checkpoints import CheckpointError, find_weights, read_checkpoint, safe_loading
 from ..checkpoints.plain_config import config_of
 from ..engine.checkpoint_fit import check_fit
+from ..engine.config_check import classes_of, walk
 from ..environment import require
 from .model_zoo import find_model, is_name
 
@@ -34,16 +35,18 @@ def init_model(
     Raises:
         FileNotFoundError, ConnectionError: if there is no such checkpoint or config.
         CheckpointError: if the checkpoint holds more than data, no config that can be taken, no
-            weights for a part of the model, or weights of other shapes.
+            weights for a part of the model, weights of other shapes, or other classes than the
+            config.
     """
-    cfg, checkpoint, weights = _open(checkpoint, config, cfg_options)
+    cfg, checkpoint, content = _open(checkpoint, config, cfg_options)
     if cfg.get('default_scope') == 'mmseg':
         from mmseg.apis import init_model as init
     else:
         from mmdet.apis import init_detector as init
     with safe_loading():
         model = init(cfg, checkpoint, device=device or _default_device())
-    check_fit(model, weights, whole=True)
+    check_fit(model, find_weights(content), whole=True)
+    _set_classes(model, content, cfg)
     return model
 
 
@@ -66,21 +69,21 @@ def inferencer(
     Example:
         >>> inferencer('work_dirs/demo/epoch_12.pth')('image.jpg', out_dir='out')
     """
-    cfg, checkpoint, weights = _open(checkpoint, config, cfg_options)
+    cfg, checkpoint, content = _open(checkpoint, config, cfg_options)
     if cfg.get('default_scope') == 'mmseg':
         from mmseg.apis import MMSegInferencer as Inferencer
     else:
         from mmdet.apis import DetInferencer as Inferencer
     with safe_loading():
         infer = Inferencer(cfg, checkpoint, device=device or _default_device(), **kwargs)
-    check_fit(infer.model, weights, whole=True)
+    check_fit(infer.model, find_weights(content), whole=True)
     return infer
 
 
 def _open(
     checkpoint: str, config: str | Path | Config | None, cfg_options: dict | None
-) -> tuple[Config, str, dict[str, Tensor]]:
-    """The config, given or from the checkpoint, where that is, and the weights."""
+) -> tuple[Config, str, dict]:
+    """The config, given or from the checkpoint, where that is, and what is in it."""
     if is_name(checkpoint):
         path, checkpoint = find_model(checkpoint)
         config = path if config is None else config
@@ -92,7 +95,62 @@ def _open(
     require('mmseg' if cfg.get('default_scope') == 'mmseg' else 'mmdet')
     if cfg_options:
         cfg.merge_from_dict(cfg_options)
-    return cfg, checkpoint, find_weights(content)
+    if cfg.get('default_scope') == 'mmseg' and 'test_pipeline' not in cfg:
+        # mmseg.apis.inference_model looks for it here, and for an annotation if it is to load one
+        for _, part in walk(cfg.get('test_dataloader')):
+            if 'pipeline' in part:
+                steps = [x for x in part['pipeline'] if 'LoadAnnotations' not in x['type']]
+                cfg.test_pipeline = steps
+                break
+    _check_classes(content, cfg, checkpoint)
+    return cfg, checkpoint, content
+
+
+def _classes_of_checkpoint(content: dict) -> list[str] | None:
+    meta = content.get('meta')
+    meta = meta if isinstance(meta, dict) else {}
+    data = meta.get('dataset_meta')
+    found = data if isinstance(data, dict) else meta
+    classes = found.get('classes', found.get('CLASSES'))
+    return list(map(str, classes)) if isinstance(classes, (list, tuple)) else None
+
+
+def _dataset_of_config(cfg: Config) -> tuple[dict, list[str]] | None:
+    """The first data set of the test part that knows its classes, and they."""
+    scope = cfg.get('default_scope', 'mmdet')
+    for _, dataset in walk((cfg.get('test_dataloader') or {}).get('dataset')):
+        classes = classes_of(dataset, scope)
+        if classes is not None:
+            return dataset, list(map(str, classes))
+    return None
+
+
+def _check_classes(content: dict, cfg: Config, checkpoint: str) -> None:
+    """Raise CheckpointError if the checkpoint and the config name different classes."""
+    theirs, found = _classes_of_checkpoint(content), _dataset_of_config(cfg)
+    if theirs is None or found is None or theirs == found[1]:
+        return
+
+    def short(names: list[str]) -> str:
+        return f'{len(names)} classes ({", ".join(names[:3])}{", ..." if len(names) > 3 else ""})'
+
+    first = next((i for i, (a, b) in enumerate(zip(theirs, found[1], strict=False)) if a != b), 3)
+    where = f'; the first that differs is number {first}' if first > 2 else ''
+    raise CheckpointError(
+        f'{checkpoint} was trained for {short(theirs)}, the config is for {short(found[1])}'
+        f'{where}. Give the config that it was trained with, which is in its work dir, or none.'
+    )
+
+
+def _set_classes(model: nn.Module, content: dict, cfg: Config) -> None:
+    """Name the classes as the config does, where the checkpoint does not: mmdet and mmseg then
+    take COCO's or Cityscapes'.
+    """
+    found = _dataset_of_config(cfg)
+    if _classes_of_checkpoint(content) is None and found:
+        dataset, classes = found
+        palette = (dataset.get('metainfo') or {}).get('palette')
+        model.dataset_meta = dict(classes=classes, palette=palette)
 
 
 def _default_device() -> str:

@@ -1,0 +1,1 @@
+"""What a model sees in images, videos and very large images: found, drawn and written."""
