@@ -97,7 +97,7 @@ def test_classes_are_those_of_the_checkpoint_and_of_the_config(checkpoints, tmp_
     torch.save(content, tmp_path / 'a.pth')
     named = {'test_dataloader.dataset.metainfo': dict(classes=classes[::-1])}
     model = init_model(str(tmp_path / 'a.pth'), DET, 'cpu', options | named)
-    assert model.dataset_meta['classes'] == list(classes[::-1])
+    assert list(model.dataset_meta['classes']) == list(classes[::-1])
     with pytest.raises(
         CheckpointError,
         match=r'trained for 80 classes \(person, bicycle, car, ...\), the config is for 80 '

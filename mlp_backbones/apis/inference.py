@@ -11,7 +11,7 @@ from torch import nn
 from ..checkpoints import CheckpointError, find_weights, read_checkpoint, safe_loading
 from ..checkpoints.plain_config import config_of
 from ..engine.checkpoint_fit import check_fit
-from ..engine.config_check import classes_of, walk
+from ..engine.config_check import classes_of, meta_of, walk
 from ..environment import require
 from .model_zoo import find_model, is_name
 
@@ -115,29 +115,29 @@ def _classes_of_checkpoint(content: dict) -> list[str] | None:
     return list(map(str, classes)) if isinstance(classes, (list, tuple)) else None
 
 
-def _dataset_of_config(cfg: Config) -> tuple[dict, list[str]] | None:
-    """The first data set of the test part that knows its classes, and they."""
+def _meta_of_config(cfg: Config) -> dict | None:
+    """Classes and palette of the first data set of the test part that has classes."""
     scope = cfg.get('default_scope', 'mmdet')
     for _, dataset in walk((cfg.get('test_dataloader') or {}).get('dataset')):
-        classes = classes_of(dataset, scope)
-        if classes is not None:
-            return dataset, list(map(str, classes))
+        if classes_of(dataset, scope) is not None:
+            return meta_of(dataset, scope)
     return None
 
 
 def _check_classes(content: dict, cfg: Config, checkpoint: str) -> None:
     """Raise CheckpointError if the checkpoint and the config name different classes."""
-    theirs, found = _classes_of_checkpoint(content), _dataset_of_config(cfg)
-    if theirs is None or found is None or theirs == found[1]:
+    theirs, meta = _classes_of_checkpoint(content), _meta_of_config(cfg)
+    ours = list(map(str, meta['classes'])) if meta else None
+    if theirs is None or ours is None or theirs == ours:
         return
 
     def short(names: list[str]) -> str:
         return f'{len(names)} classes ({", ".join(names[:3])}{", ..." if len(names) > 3 else ""})'
 
-    first = next((i for i, (a, b) in enumerate(zip(theirs, found[1], strict=False)) if a != b), 3)
+    first = next((i for i, (a, b) in enumerate(zip(theirs, ours, strict=False)) if a != b), 3)
     where = f'; the first that differs is number {first}' if first > 2 else ''
     raise CheckpointError(
-        f'{checkpoint} was trained for {short(theirs)}, the config is for {short(found[1])}'
+        f'{checkpoint} was trained for {short(theirs)}, the config is for {short(ours)}'
         f'{where}. Give the config that it was trained with, which is in its work dir, or none.'
     )
 
@@ -146,11 +146,9 @@ def _set_classes(model: nn.Module, content: dict, cfg: Config) -> None:
     """Name the classes as the config does, where the checkpoint does not: mmdet and mmseg then
     take COCO's or Cityscapes'.
     """
-    found = _dataset_of_config(cfg)
-    if _classes_of_checkpoint(content) is None and found:
-        dataset, classes = found
-        palette = (dataset.get('metainfo') or {}).get('palette')
-        model.dataset_meta = dict(classes=classes, palette=palette)
+    meta = _meta_of_config(cfg)
+    if meta and _classes_of_checkpoint(content) is None:
+        model.dataset_meta = dict(classes=meta['classes'], palette=meta.get('palette'))
 
 
 def _default_device() -> str:

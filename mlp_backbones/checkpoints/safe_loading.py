@@ -54,7 +54,7 @@ def load_from_data_only(address: str, map_location=None) -> dict:
         content = read_checkpoint(resolve(address))
     except (ImportError, OSError) as error:
         raise CheckpointError(str(error)) from error
-    content = {**content, 'state_dict': find_weights(content)}
+    content = {'meta': {}, **content, 'state_dict': find_weights(content)}  # mmseg asks for meta
     meta, hub = content.get('meta'), content.get('message_hub')
     info = hub.get('runtime_info') if isinstance(hub, dict) else None
     for place in (meta, info):

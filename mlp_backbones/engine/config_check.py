@@ -132,14 +132,19 @@ def check_save_best(cfg: Config) -> None:
 
 def classes_of(dataset: Mapping, scope: str) -> list | tuple | None:
     """The names that a data set gives its classes, or None if that is not known."""
-    classes = (dataset.get('metainfo') or {}).get('classes')
-    if classes is None:
-        kind = dataset.get('type')
-        if isinstance(kind, str):
-            kind = DATASETS.get(kind if '.' in kind else f'{scope}.{kind}')
-        meta = getattr(kind, 'METAINFO', {})
-        classes = meta.get('thing_classes', meta.get('classes'))
+    classes = meta_of(dataset, scope).get('classes')
     return classes if isinstance(classes, (list, tuple)) else None
+
+
+def meta_of(dataset: Mapping, scope: str) -> dict:
+    """The classes and the palette of a data set: the config's, else those of its type."""
+    kind = dataset.get('type')
+    if isinstance(kind, str):
+        kind = DATASETS.get(kind if '.' in kind else f'{scope}.{kind}')
+    meta = dict(getattr(kind, 'METAINFO', {}))
+    if 'thing_classes' in meta:
+        meta['classes'] = meta['thing_classes']
+    return meta | dict(dataset.get('metainfo') or {})
 
 
 def check_model(cfg: Config) -> None:
