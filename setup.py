@@ -118,6 +118,7 @@ setup(
     install_requires=['torch>=2.1', 'einops'],
     extras_require=EXTRAS,
     packages=find_packages(include=[PACKAGE, f'{PACKAGE}.*']),
+    package_data={'mlp_backbones.reports': ['*.html']},
     cmdclass={'build_py': BuildWithMim},
     zip_safe=False,
 )

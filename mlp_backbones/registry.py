@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from functools import wraps
 
 from mmengine.registry import HOOKS as ROOT_HOOKS
+from mmengine.registry import METRICS as ROOT_METRICS
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as ROOT_OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.registry import OPTIM_WRAPPERS as ROOT_OPTIM_WRAPPERS
@@ -31,6 +32,12 @@ OPTIM_WRAPPERS = Registry(
     parent=ROOT_OPTIM_WRAPPERS,
     scope='mlp_backbones',
     locations=['mlp_backbones.engine.bfloat16'],
+)
+METRICS = Registry(
+    'metric',
+    parent=ROOT_METRICS,
+    scope='mlp_backbones',
+    locations=['mlp_backbones.reports.metrics'],
 )
 TRANSFORMS = Registry(
     'transform',

@@ -83,7 +83,9 @@ def test_wheel_is_the_package_and_its_mim_folder(wheel):
         top_level = [n for n in archive.namelist() if n.endswith('.dist-info/top_level.txt')]
         assert archive.read(top_level[0]).decode().split() == ['mlp_backbones']
     package = {
-        path.relative_to(ROOT).as_posix() for path in (ROOT / 'mlp_backbones').rglob('*.py')
+        path.relative_to(ROOT).as_posix()
+        for suffix in ('py', 'html')
+        for path in (ROOT / 'mlp_backbones').rglob(f'*.{suffix}')
     }
     mim = {MIM + name for name in source_files('configs', 'tools', 'model-index.yml')}
     mim.add(f'{MIM}weights/metafile.yml')  # and none of the weights

@@ -162,7 +162,7 @@ def test_only_weights_decay(path):
         (['train.py', MASK_RCNN, '--amp'], ['needs a GPU']),
         (['test.py', MASK_RCNN, 'nowhere.pth'], ['no checkpoint nowhere.pth']),
         (['test.py', MASK_RCNN, 'LICENSE'], ['LICENSE cannot be read as a checkpoint']),
-        (['test.py', MASK_RCNN, 'a.pth', '--out', 'folder'], ['must end in .pkl']),
+        (['test.py', MASK_RCNN, 'a.pth', '--out', 'folder'], ['must end in .json or .pkl']),
         (['test.py', UPERNET, 'a.pth', '--out', 'a.pkl'], ['are label maps, PNG files']),
         (['test.py', MASK_RCNN, 'a.pth', '--tta'], ['--tta needs tta_model and tta_pipeline']),
         (
@@ -284,11 +284,15 @@ def test_two_processes_train_then_one_resumes_and_tests(coco, tmp_path, monkeypa
 
     predictions = tmp_path / 'predictions.pkl'
     run(
-        'python', 'tools/test.py', MASK_RCNN, tmp_path / 'epoch_2.pth', *work_dir,
-        '--out', predictions, '--show-dir', tmp_path / 'pictures', *options,
+        'tools/dist_test.sh', MASK_RCNN, tmp_path / 'epoch_2.pth', 2, *work_dir, '--out',
+        predictions, '--show-dir', tmp_path / 'pictures', '--report', tmp_path / 'report',
+        *options, PORT=free_port(),
     )  # fmt: skip
+    report = json.loads((tmp_path / 'report' / 'report.json').read_text())
+    assert report['images'] == 4 and sum(map(sum, report['confusion']['matrix'][:-1])) == 4
     assert len(pickle.loads(predictions.read_bytes())) == 4
-    assert len(list((tmp_path / 'pictures').iterdir())) == 4
+    # mmengine draws in the first process alone
+    assert len(list((tmp_path / 'pictures').iterdir())) == 2
 
     # A training goes on from a checkpoint whose configs are programs, and they are not run.
     trace = tmp_path / 'it_ran'

@@ -9,10 +9,12 @@ import os
 import sys
 
 try:
+    from mlp_backbones.apis.prediction import require_extra
     from mlp_backbones.engine import launch
     from mlp_backbones.engine.checkpoint_fit import check_checkpoint
-    from mlp_backbones.engine.config_check import check_config
+    from mlp_backbones.engine.config_check import check_config, classes_of, walk
     from mlp_backbones.engine.data_check import check_data
+    from mlp_backbones.reports.page import read_report
 except ImportError as error:
     sys.exit(f'test.py: {error} (see docs/install.md)')
 from mmengine.config import Config, ConfigDict
@@ -24,8 +26,19 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--out',
         metavar='PATH',
-        help='keep the predictions: a FILE.pkl for detection, a folder of PNG '
-        'label maps for segmentation',
+        help='keep the predictions: for detection a FILE.json of COCO results, or a FILE.pkl of '
+        "mmdet's; for segmentation a folder of PNG label maps",
+    )
+    parser.add_argument(
+        '--report',
+        metavar='FOLDER',
+        help='write report.html and report.json: curves, numbers by class and size, confusion '
+        'matrix, the worst images',
+    )
+    parser.add_argument(
+        '--compare',
+        metavar='FOLDER',
+        help='the folder of an earlier report on the same data, to stand beside this one',
     )
     parser.add_argument('--show', action='store_true', help='show the predictions in a window')
     parser.add_argument(
@@ -62,28 +75,73 @@ def draw_predictions(cfg: Config, args: argparse.Namespace) -> None:
             hook.test_out_dir = os.path.abspath(args.show_dir)
 
 
-def keep_predictions(cfg: Config, path: str) -> None:
+def evaluators_of(cfg: Config) -> list[ConfigDict]:
     evaluators = cfg.test_evaluator
-    if not isinstance(evaluators, (list, tuple)):
-        evaluators = [evaluators]
-    is_pickle = path.endswith(('.pkl', '.pickle'))
+    return list(evaluators) if isinstance(evaluators, (list, tuple)) else [evaluators]
+
+
+def keep_predictions(cfg: Config, path: str) -> None:
     if cfg.get('default_scope') == 'mmseg':
-        if is_pickle:
+        if path.endswith(('.pkl', '.pickle', '.json')):
             raise ValueError(
                 f'--out {path}: predictions of a segmentor are label maps, PNG '
                 'files; give a folder'
             )
-        for evaluator in evaluators:
+        for evaluator in evaluators_of(cfg):
             if evaluator.type == 'IoUMetric':
                 evaluator.output_dir = path
-        return
-    if not is_pickle:
+    elif path.endswith('.json'):
+        reporting_metric(cfg, '--out').results = path
+    elif path.endswith(('.pkl', '.pickle')):
+        # This metric only writes; it makes run-length codes of the masks.
+        dump = ConfigDict(type='DumpDetResults', out_file_path=path)
+        cfg.test_evaluator = [*evaluators_of(cfg), dump]
+    else:
         raise ValueError(
-            f'--out {path}: predictions of a detector go into one file; its name must end in .pkl'
+            f'--out {path}: predictions of a detector go into one file; its name must end in '
+            '.json or .pkl'
         )
-    # This metric only writes; it makes run-length codes of the masks.
-    dump = ConfigDict(type='DumpDetResults', out_file_path=path)
-    cfg.test_evaluator = [*evaluators, dump]
+
+
+def reporting_metric(cfg: Config, option: str) -> ConfigDict:
+    """The CocoMetric of the test, turned into one that also writes."""
+    for evaluator in evaluators_of(cfg):
+        if evaluator.type in ('CocoMetric', 'mmdet.CocoMetric'):
+            evaluator.type = 'mlp_backbones.ReportingCocoMetric'
+        if evaluator.type == 'mlp_backbones.ReportingCocoMetric':
+            return evaluator
+    raise ValueError(f'{option} needs a CocoMetric, and {cfg.filename} has none in test_evaluator')
+
+
+def make_report(cfg: Config, args: argparse.Namespace) -> None:
+    require_extra('supervision', 'reports')
+    is_segmentor = cfg.get('default_scope') == 'mmseg'
+    report = dict(
+        folder=os.path.abspath(args.report),
+        config=str(args.config),
+        checkpoint=args.checkpoint,
+        compare=args.compare and os.path.abspath(args.compare),
+    )
+    if os.path.isfile(args.report):
+        raise ValueError(f'--report {args.report} is a file; give a folder')
+    if args.compare:
+        if report['compare'] == report['folder']:
+            raise ValueError(f'--compare {args.compare} is the folder that --report writes')
+        kind = 'segmentation' if is_segmentor else 'detection'
+        other, dataset = read_report(args.compare, kind), cfg.test_dataloader.dataset
+        classes = [classes_of(x, cfg.default_scope) for _, x in walk(dataset)]
+        known = [list(map(str, x)) for x in classes if x is not None]
+        if known and known[0] != other['classes']:
+            raise ValueError(
+                f'--compare {args.compare} is of {len(other["classes"])} classes '
+                f'({", ".join(other["classes"][:3])}, ...), {cfg.filename} of {len(known[0])} '
+                f'({", ".join(known[0][:3])}, ...)'
+            )
+    if is_segmentor:
+        metric = ConfigDict(type='mlp_backbones.SegmentationReport', report=report)
+        cfg.test_evaluator = [*evaluators_of(cfg), metric]
+    else:
+        reporting_metric(cfg, '--report').report = report
 
 
 def augment_test_time(cfg: Config) -> None:
@@ -107,6 +165,10 @@ def test_config(args: argparse.Namespace) -> Config:
         draw_predictions(cfg, args)
     if args.out:
         keep_predictions(cfg, args.out)
+    if args.report:
+        make_report(cfg, args)
+    elif args.compare:
+        raise ValueError(f'--compare {args.compare} needs --report FOLDER')
     if args.tta:
         augment_test_time(cfg)
     check_checkpoint(args.checkpoint, 'checkpoint')

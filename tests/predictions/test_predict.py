@@ -10,46 +10,23 @@ import av
 import cv2
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 from pycocotools.coco import COCO
+from small_models import CLASSES, CONFIGS, PALETTE, ROOT, save_small
 
 from mlp_backbones.apis import predict, prediction
-from mlp_backbones.engine import launch
 from mlp_backbones.predictions import models
 from mlp_backbones.predictions.inputs import find_inputs
 from mlp_backbones.predictions.models import cuts
 
-ROOT = Path(__file__).resolve().parents[2]
-CLASSES = {'mmdet': ('red', 'green', 'blue'), 'mmseg': ('sky', 'road', 'tree')}
-PALETTE = [(200, 0, 0), (0, 200, 0), (0, 0, 200)]
-CONFIGS = dict(mmdet='configs/demo/gmlp_maskrcnn.py', mmseg='configs/demo/gmlp_upernet.py')
-
 
 @pytest.fixture(scope='module')
 def checkpoints(tmp_path_factory):
-    """A detector and a segmentor with random weights, as mmengine saves them: {scope: path}."""
-    paths = {}
-    for scope, config in CONFIGS.items():
-        cfg = launch.load_config(str(ROOT / config))
-        meta = dict(classes=CLASSES[scope], palette=PALETTE)
-        cfg.test_dataloader.dataset.metainfo = meta
-        if scope == 'mmdet':
-            cfg.model.roi_head.bbox_head.num_classes = cfg.model.roi_head.mask_head.num_classes = 3
-            cfg.model.test_cfg.rcnn.max_per_img = 5
-        else:
-            cfg.model.decode_head.num_classes = 3
-        init_default_scope(scope)
-        torch.manual_seed(0)
-        model = MODELS.build(cfg.model)
-        paths[scope] = str(tmp_path_factory.mktemp('w') / f'{scope}.pth')
-        hub = dict(runtime_info=dict(cfg=cfg.pretty_text))
-        content = dict(meta=dict(dataset_meta=meta), state_dict=model.state_dict())
-        torch.save(dict(content, message_hub=hub), paths[scope])
-    return paths
+    """Of a detector and of a segmentor: {scope: path}."""
+    folder = tmp_path_factory.mktemp('w')
+    return {scope: save_small(scope, folder / f'{scope}.pth') for scope in CONFIGS}
 
 
 @pytest.fixture
