@@ -21,6 +21,10 @@ def small_config(scope):
         cfg.model.test_cfg.rcnn.max_per_img = 5
     else:
         cfg.model.decode_head.num_classes = 3
+        # as tools/train.py --data has it first
+        changes = dict(type='mlp_backbones.SetLabelMap', changes=[[11, 255]])
+        pipeline = cfg.test_dataloader.dataset.pipeline
+        cfg.test_dataloader.dataset.pipeline = [changes, *pipeline]
     return cfg
 
 

@@ -15,6 +15,8 @@ from ..engine.config_check import classes_of, meta_of, walk
 from ..environment import require
 from .model_zoo import find_model, is_name
 
+OF_ANNOTATIONS = ('LoadAnnotations', 'SetLabelMap')  # steps of a pipeline
+
 
 def init_model(
     checkpoint: str,
@@ -96,11 +98,12 @@ def _open(
     if cfg_options:
         cfg.merge_from_dict(cfg_options)
     if cfg.get('default_scope') == 'mmseg' and 'test_pipeline' not in cfg:
-        # mmseg.apis.inference_model looks for it here, and for an annotation if it is to load one
+        # mmseg.apis.inference_model looks for it here, first of all for what loads an image
         for _, part in walk(cfg.get('test_dataloader')):
             if 'pipeline' in part:
-                steps = [x for x in part['pipeline'] if 'LoadAnnotations' not in x['type']]
-                cfg.test_pipeline = steps
+                names = (str(x['type']).rpartition('.')[2] for x in part['pipeline'])
+                steps = zip(part['pipeline'], names, strict=True)
+                cfg.test_pipeline = [x for x, name in steps if name not in OF_ANNOTATIONS]
                 break
     _check_classes(content, cfg, checkpoint)
     return cfg, checkpoint, content

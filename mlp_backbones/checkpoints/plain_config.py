@@ -128,10 +128,14 @@ def without_init_cfg(node: object) -> object:
 
 
 def import_scope(scope: str) -> None:
-    """Register all of mmdet or mmseg."""
+    """Register all of mmdet or mmseg, and of this package."""
+    from .. import registry as ours
     from ..environment import require
 
     require(scope)
+    for registry in vars(ours).values():
+        if isinstance(registry, Registry) and registry.scope == ours.MODELS.scope:
+            registry.import_from_location()
     if scope == 'mmdet':
         from mmdet.utils import register_all_modules
     else:

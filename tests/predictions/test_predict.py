@@ -1,8 +1,10 @@
 """tools/predict.py and mlp_backbones.apis.predict: what they find, write, skip and refuse."""
 
 import json
+import os
 import runpy
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -316,3 +318,14 @@ def test_without_supervision_it_says_what_to_install(images, monkeypatch):
     monkeypatch.setattr(prediction, 'find_spec', lambda name: None)
     with pytest.raises(ImportError, match=r'pip install "mlp-backbones\[predict\]"'):
         predict('x.pth', images, out='out')
+
+
+def test_a_new_process_opens_a_checkpoint_with_steps_of_ours(checkpoints, images, tmp_path):
+    words = [checkpoints['mmseg'], images / 'a.jpg', '--out', tmp_path / 'out', '--device', 'cpu']
+    result = subprocess.run(
+        [sys.executable, ROOT / 'tools' / 'predict.py', *words],
+        capture_output=True, text=True, timeout=300, env=dict(os.environ, OMP_NUM_THREADS='1'),
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert f'1 images with results in {tmp_path}/out' in result.stdout
+    assert (tmp_path / 'out' / 'label_maps' / 'a.png').is_file()
