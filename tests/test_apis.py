@@ -110,7 +110,7 @@ def test_classes_are_those_of_the_checkpoint_and_of_the_config(checkpoints, tmp_
 @pytest.mark.parametrize(
     'edit, message',
     [
-        (lambda cfg: f'import os\nos.mkdir(TRACE)\n{cfg}', 'line 1 of it is more than data: imp'),
+        (lambda cfg: f'import os\nos.mkdir(TRACE)\n{cfg}', 'line 1 is more than data: imp'),
         (lambda cfg: f'x = __import__("os").mkdir(TRACE)\n{cfg}', 'more than data: __import__'),
         (lambda cfg: cfg + '\nmodel["type"] = "os.mkdir"', 'more than data: model'),
         (lambda cfg: cfg + '\nx = [i for i in range(9)]', 'more than data: .i for i'),
@@ -128,7 +128,7 @@ def test_a_config_that_would_run_code_is_refused(load, edit, message, checkpoint
     path = changed(
         checkpoints[DET], tmp_path, lambda cfg: edit(cfg).replace('TRACE', repr(str(trace)))
     )
-    with pytest.raises(CheckpointError, match=f'changed.pth is not taken: .*{message}'):
+    with pytest.raises(CheckpointError, match=f'changed.pth is refused: .*{message}'):
         load(path, device='cpu')
     assert not trace.exists()
 

@@ -126,7 +126,10 @@ def test_the_hub_of_mmengine_finds_them():
 @pytest.mark.parametrize(
     'text, message',
     [
-        ('convmlp_s_maskrcnn_2x_coco', 'no file and no model .*mean convmlp_s_maskrcnn_1x_coco'),
+        (
+            'convmlp_s_maskrcnn_2x_coco',
+            'neither a file nor .*mean convmlp_s_maskrcnn_1x_coco',
+        ),
         ('convmlp_s_imagenet', r"weights of a classifier.*init_cfg.*convmlp_s_imagenet\.pth'"),
         ('gmlp_nano_tiny_imagenet', 'weights of a classifier'),
     ],

@@ -51,9 +51,9 @@ def test_weights_classes_and_config_are_handed_on(suffix, tmp_path):
     'state, out, message',
     [
         (training_state(), 'x.bin', 'x.bin must end in .pth or .safetensors'),
-        (training_state(cfg='import os'), 'x.pth', 'line 1 of it is more than data: import os'),
+        (training_state(cfg='import os'), 'x.pth', 'line 1 is more than data: import os'),
         (training_state(state_dict=dict(w=torch.tensor([float('nan')]))), 'x.pth', 'hold NaN'),
-        ([1], 'x.pth', 'holds no weights'),
+        ([1], 'x.pth', 'instead of weights it holds'),
     ],
 )
 def test_what_cannot_be_handed_on_is_named(state, out, message, tmp_path, monkeypatch):

@@ -72,7 +72,7 @@ def test_what_is_no_archive_of_bccd_is_named(tmp_path, archive):
     with pytest.raises(OSError, match='gone.zip cannot be fetched: .*path with --archive'):
         get_bccd.get_bccd(tmp_path / 'a', (tmp_path / 'gone.zip').as_uri())
     (tmp_path / 'page.zip').write_text('<html>')
-    with pytest.raises(ValueError, match='page.zip is no archive of BCCD'):
+    with pytest.raises(ValueError, match='page.zip is not an archive of BCCD'):
         get_bccd.get_bccd(tmp_path / 'a', str(tmp_path / 'page.zip'))
     assert not get_bccd.is_complete(tmp_path / 'a')
     get_bccd.get_bccd(tmp_path / 'a', archive.as_uri())  # an address
@@ -107,7 +107,7 @@ def test_the_demo_on_real_images(cells, tmp_path, monkeypatch, capsys):
 
 
 def test_a_demo_from_weights_that_are_not_there_ends_before_it_begins(monkeypatch, tmp_path):
-    with pytest.raises(SystemExit, match='there are no weights of this project for PlainViT'):
+    with pytest.raises(SystemExit, match='this project has no weights for PlainViT'):
         run(monkeypatch, demo, '--family', 'vit', '--pretrained', '--data-root', tmp_path / 'no')
     assert not (tmp_path / 'no').exists()
 

@@ -134,7 +134,7 @@ def test_only_weights_decay(path):
                 '--cfg-options',
                 'model.backbone.arch=x',
             ],
-            ["model.backbone: arch='x' is no preset of GMLP"],
+            ["model.backbone: arch='x' is not a preset of GMLP"],
         ),
         (
             ['train.py', UPERNET, '--cfg-options', 'model.pretrained=torchvision://resnet50'],

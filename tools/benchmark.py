@@ -89,7 +89,7 @@ def parse_model(text: str) -> tuple[str, dict]:
             raise ValueError
     except (SyntaxError, ValueError) as error:
         raise ValueError(
-            f'{text!r} is no model; write a name with keyword arguments, '
+            f'{text!r} is not a model; write a name with keyword arguments, '
             'such as GMLP or "mmdet.ResNet(depth=50)"'
         ) from error
     return name if '.' in name else f'mlp_backbones.{name}', settings

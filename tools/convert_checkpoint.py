@@ -81,7 +81,7 @@ def build_backbone(args: argparse.Namespace) -> Backbone | None:
         if isinstance(cls, type) and issubclass(cls, Backbone)
     ]
     if name not in known:
-        raise ValueError(f'{where} {cfg["type"]} is none of {", ".join(sorted(known))}.')
+        raise ValueError(f'{where} {cfg["type"]} is not one of {", ".join(sorted(known))}.')
     if 'arch' not in cfg and 'Plain' in name:
         presets = ', '.join(MODELS.get(name).presets)
         raise ValueError(f'{where} {name} needs --arch: {presets}.')

@@ -55,7 +55,7 @@ def get_bccd(root: Path, archive: str = ADDRESS) -> None:
             for part in PARTS:
                 write_part(files, top, part, root / part)
     except (zipfile.BadZipFile, KeyError, IndexError) as error:
-        raise ValueError(f'{archive} is no archive of BCCD: {error}') from error
+        raise ValueError(f'{archive} is not an archive of BCCD: {error}') from error
 
 
 def write_part(files: zipfile.ZipFile, top: str, part: str, folder: Path) -> None:

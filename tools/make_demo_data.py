@@ -252,7 +252,7 @@ def make_demo_data(
         and not (root.is_dir() and not any(root.iterdir()))
     ):
         raise FileExistsError(
-            f'{root} exists and holds no demo data; it is left as it is. '
+            f'{root} exists but holds no demo data, so it is left alone. '
             'Name a folder that does not exist yet'
         )
     root.parent.mkdir(parents=True, exist_ok=True)

@@ -243,11 +243,11 @@ def pad_to(x: Tensor, height: int, width: int) -> Tensor:
 
 
 def slide(model: nn.Module, x: Tensor) -> Tensor:
-    """mmseg's sliding windows of the training size, a third of each overlapping."""
-    h, w = x.shape[2:]
-    x = pad_to(x, *map(max, (h, w), SIZE))
+    """mmseg's sliding windows of the training size, a third of each overlapping. A smaller image
+    is one window.
+    """
     model.test_cfg.update(crop_size=SIZE, stride=[n * 2 // 3 for n in SIZE])
-    return model.slide_inference(x, [dict(img_shape=x.shape[2:])])[:, :, :h, :w]
+    return model.slide_inference(x, [dict(img_shape=x.shape[2:])])
 
 
 def pad(model: nn.Module, x: Tensor) -> Tensor:

@@ -99,7 +99,7 @@ def find_layer(model: nn.Module, name: str | None) -> str | None:
     if name is not None and name not in layers:
         hint = did_you_mean(name, layers) or '.'
         raise ValueError(
-            f'--layer {name} mixes no tokens by weights{hint} There are '
+            f'--layer {name} is not a token-mixing layer{hint} There are '
             f'{", ".join(layers) or "none in this model"}'
         )
     if name is not None or not layers:
@@ -242,7 +242,7 @@ def visualize(args: argparse.Namespace) -> list[Path]:
     model = load_model(args)
     name = find_layer(model, args.layer)
     if name is None and image is None:
-        raise ValueError('this model mixes tokens by no weights; give an image to see its maps')
+        raise ValueError('this model has no token-mixing weights; give an image to see its maps')
     grey = np.full((*WITHOUT_IMAGE, 3), 128, np.uint8)
     result, seen = look(model, grey if image is None else image, name)
     out = Path(args.out)
@@ -254,7 +254,7 @@ def visualize(args: argparse.Namespace) -> list[Path]:
         written.append(out / 'features.png')
         draw_features(mmcv.imresize(image, size[::-1]), maps, written[-1])
     if name is None:
-        print('no weights.png: this model mixes tokens by no weights of a grid')
+        print('no weights.png: this model has no token-mixing weights')
     else:
         written.append(out / 'weights.png')
         draw_weights(model, name, seen['region'], written[-1])

@@ -54,6 +54,7 @@ def find_model(name: str) -> tuple[Path, str]:
         )
     if name not in known:
         raise FileNotFoundError(
-            f'{name} is no file and no model of docs/model_zoo.md{did_you_mean(name, known)}.'
+            f'{name} is neither a file nor a model of docs/model_zoo.md'
+            f'{did_you_mean(name, known) or "."}'
         )
     return FOLDER / known[name]['Config'], known[name]['Weights']

@@ -35,7 +35,7 @@ def check_shapes(model: nn.Module, state: Mapping[str, Tensor], prefix: str = ''
         if value is None:
             continue
         if param.is_floating_point() and not value.is_floating_point():
-            raise CheckpointError(f'{prefix}{name} holds {value.dtype}, which are no weights.')
+            raise CheckpointError(f'{prefix}{name} holds {value.dtype}, not weights.')
         if value.shape != param.shape:
             module, own = of_grid.get(name, (None, None))
             if module is None or module.grid_of(own, value.shape) is None:

@@ -72,7 +72,7 @@ def read_checkpoint(address: str) -> dict:
             raise CheckpointError(f'{address} cannot be read as a checkpoint: {reason}') from error
     if not find_weights(content):
         raise CheckpointError(
-            f'{address} is no checkpoint: it holds no weights, but {_summary(content)}.'
+            f'{address} is not a checkpoint: instead of weights it holds {_summary(content)}.'
         )
     return content
 
@@ -90,8 +90,8 @@ def local_file(address: str) -> Iterator[str]:
         with local_file(place) as path:
             if digest(path) != expected:
                 raise CheckpointError(
-                    f'{address}: {path} has another SHA-256 than {expected}: it is of another '
-                    'version, or damaged. Remove it, and fetch it again.'
+                    f'{address}: the SHA-256 of {path} is not {expected}: the file is of '
+                    'another version, or damaged. Remove it and fetch it again.'
                 )
             yield path
     elif '://' not in address:
@@ -159,8 +159,8 @@ def _unreachable(url: str, error: Exception) -> ConnectionError:
 
 def _web_page(address: str) -> CheckpointError:
     return CheckpointError(
-        f'{address} is a web page (HTML) and no checkpoint. Google Drive and SharePoint send one '
-        'in the place of a file: open the address in a browser, download the file by hand, and '
+        f'{address} is a web page (HTML), not a checkpoint. Google Drive and SharePoint send one '
+        'instead of the file: open the address in a browser, download the file by hand, and '
         'give its path.'
     )
 
@@ -244,15 +244,15 @@ def _find_reader(path: str, address: str) -> Callable[[str], object]:
         if size > max(MOST_EXPANDED * os.path.getsize(path), 2**30):
             raise CheckpointError(
                 f'{address} cannot be read as a checkpoint: its {os.path.getsize(path)} bytes '
-                f'would become {size}.'
+                f'unpack to {size}, more than any checkpoint does.'
             )
         if any(name.endswith('.npy') for name in names):
             return _read_npz
         if any(name.endswith('data.pkl') for name in names):
             return _read_torch
     raise CheckpointError(
-        f'{address} cannot be read as a checkpoint: it is no file of torch.save, no safetensors '
-        'and no .npz.'
+        f'{address} cannot be read as a checkpoint: it is not a file of torch.save, '
+        'safetensors or numpy (.npz).'
     )
 
 

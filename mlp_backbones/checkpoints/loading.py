@@ -161,8 +161,8 @@ def fit_weights(
         check_shapes(model, state)
         if unknown:
             raise CheckpointError(
-                f'the checkpoint has {len(unknown)} weights that the model has no place for, '
-                f'among them {some(unknown)}.'
+                f'the model has no place for {len(unknown)} weights of the checkpoint, such as '
+                f'{some(unknown)}.'
             )
         fresh = {
             k: v
@@ -204,8 +204,8 @@ def guess_backbone(weights: Mapping[str, Tensor], prefix: str | None = None) -> 
     preset = find_preset(key_map.family, found)
     if preset is None:
         raise CheckpointError(
-            f'this is a {describe(key_map.family, state)} checkpoint ({key_map.source}), which '
-            'are the sizes of no preset; say which backbone it is for.'
+            f'this is a {describe(key_map.family, state)} checkpoint ({key_map.source}); no '
+            'preset has these sizes, so say which backbone it is for.'
         )
     cls = MODELS.get(key_map.family)
     settings = dict(stem=found.stem) if hasattr(cls, 'stems') else {}

@@ -51,8 +51,8 @@ def locate(address: str) -> tuple[str, str]:
     elsewhere = os.environ.get(VARIABLE)
     if not elsewhere and not (FOLDER / file).is_file():
         raise FileNotFoundError(
-            f'{address}: {FOLDER} has no {file}, as an installed package has none. Set '
-            f"{VARIABLE} to the address or the path of the project's folder weights."
+            f'{address}: {FOLDER} has no {file}; an installed package comes without weights. Set '
+            f"{VARIABLE} to the address or the path of the project's weights folder."
         )
     place = f'{elsewhere}/{file}' if elsewhere and '://' in elsewhere else None
     return place or str(Path(elsewhere or FOLDER, file)), model['Metadata']['SHA-256']

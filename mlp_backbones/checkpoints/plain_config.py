@@ -50,7 +50,7 @@ def config_of(content: Mapping, address: str) -> Config:
         check_types(cfg)
     except CheckpointError as error:
         raise CheckpointError(
-            f'the config in {address} is not taken: {error}. If you trust it, or have it in a '
+            f'the config in {address} is refused: {error}. If you trust it, or have it in a '
             'file, give that file as the config.'
         ) from error
     visualizer = dict(type=VISUALIZERS[scope], vis_backends=[])
@@ -114,7 +114,7 @@ def _value(node: ast.expr) -> object:
 
 def _more_than_data(node: ast.AST) -> CheckpointError:
     what = ast.unparse(node).splitlines()[0][:60]
-    return CheckpointError(f'line {node.lineno} of it is more than data: {what}')
+    return CheckpointError(f'line {node.lineno} is more than data: {what}')
 
 
 def without_init_cfg(node: object) -> object:

@@ -73,6 +73,6 @@ def resolve(address: str) -> str:
             name = address.removeprefix(prefix)
             name = mm.get_deprecated_model_names().get(name, name)
             if name not in models():
-                raise CheckpointError(f'{address} is no model of that zoo.')
+                raise CheckpointError(f'{address} is not a model of that zoo.')
             return models()[name]
     return address

@@ -84,6 +84,6 @@ def check_family(model: Backbone, key_map: KeyMap, weights: Mapping[str, Tensor]
 def unknown_source(weights: Mapping[str, Tensor]) -> str:
     known = sorted({f'{m.family.removeprefix("Plain")} of {m.source}' for m in KEY_MAPS})
     return (
-        f'its weights have the names of no source that is known here: {some(list(weights))}. '
-        f'Known are {", ".join(known)}, and every backbone of {OURS}.'
+        f'its weights have names that match no known source: {some(list(weights))}. '
+        f'Known sources are {", ".join(known)}, and every backbone of {OURS}.'
     )

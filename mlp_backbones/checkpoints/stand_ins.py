@@ -40,7 +40,7 @@ class DType(StandIn):
     def plain(self) -> np.dtype:
         code = self.args[0]
         if not (isinstance(code, str) and re.fullmatch(r'[biufcSU]\d+', code)):
-            raise pickle.UnpicklingError(f'arrays of numpy.dtype({code!r}) are not read')
+            raise pickle.UnpicklingError(f'arrays of numpy.dtype({code!r}) cannot be read')
         order = self.state[1] if self.state else '|'
         return np.dtype(code).newbyteorder(order)
 

@@ -164,7 +164,7 @@ def _coco_of_config(cfg: Config, loops: Sequence[str]) -> Iterator[tuple]:
             if dataset['type'] not in COCO_DATASET:
                 raise ValueError(
                     f'{loop}_dataloader.dataset{setting and "." + setting} is a '
-                    f'{dataset["type"]}; of detection, COCO files alone can be checked'
+                    f'{dataset["type"]}; for detection, only COCO files can be checked'
                 )
             root = dataset.get('data_root') or ''
             path = Path(root, dataset['ann_file'])

@@ -118,7 +118,7 @@ def annotation_files(folder: Path, out: Path | None = None) -> dict[str, Path]:
         if len(paths) > 1:
             names = ', '.join(str(path.relative_to(folder)) for path in paths)
             raise ValueError(
-                f'{folder} has several annotation files for {split}: {names}; leave one'
+                f'{folder} has several annotation files for {split}: {names}; keep one'
             )
         if paths:
             chosen[split] = paths[0]
@@ -131,9 +131,9 @@ def annotation_files(folder: Path, out: Path | None = None) -> dict[str, Path]:
         return {'all': rest[0]}
     names = ', '.join(str(path.relative_to(folder)) for path in rest) or 'none'
     raise (ValueError if rest else FileNotFoundError)(
-        f'{folder} has no annotations for training: COCO files are looked for as '
-        'annotations/*train*.json, *train*.json and train/*.json, or one file alone, which is '
-        f'divided; there are: {names}'
+        f'{folder} has no annotations for training: it needs a COCO file named '
+        'annotations/*train*.json, *train*.json or train/*.json, or a single one, which is then '
+        f'divided; it has: {names}'
     )
 
 
@@ -164,13 +164,13 @@ def load(path: Path) -> dict:
         with path.open(encoding='utf-8') as file:
             content = json.load(file)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f'{path} is no JSON: {error}') from error
+        raise ValueError(f'{path} is not valid JSON: {error}') from error
     if not isinstance(content, dict) or not isinstance(content.get('images'), list):
-        raise ValueError(f'{path} is no COCO file: it has no list "images"')
+        raise ValueError(f'{path} is not a COCO file: it has no list "images"')
     for key in LISTS:
         entries = content.setdefault(key, [])
         if not isinstance(entries, list) or not all(isinstance(x, dict) for x in entries):
-            raise ValueError(f'{path}: "{key}" is no list of entries')
+            raise ValueError(f'{path}: "{key}" is not a list of entries')
     return content
 
 
@@ -305,7 +305,7 @@ def look_at_some(path: Path, img_dir: Path, content: dict) -> Iterator[Problem]:
     images = content['images']
     missing = [x['file_name'] for x in images if not (img_dir / x['file_name']).is_file()]
     if missing:
-        text = f'{len(missing)} of {len(images)} images are not in {img_dir}, as {missing[0]}'
+        text = f'{len(missing)} of {len(images)} images are not in {img_dir}, such as {missing[0]}'
         yield Problem('missing image', str(path), f'{path}: {text}')
     for image in images[:: max(1, len(images) // LOOKED_AT)]:
         yield from check_image(path, img_dir, image, look_at(img_dir / image['file_name']))
@@ -353,8 +353,8 @@ def categories(parts: dict[str, Part]) -> tuple[tuple[int, ...], tuple[str, ...]
         if rows != kept['train']:
             raise ValueError(
                 f'{parts[split].ann_file} has other categories than {parts["train"].ann_file}, or '
-                f'the same in another order: {_short(rows)} and {_short(kept["train"])}. Labels '
-                'would be mixed up; write both files from one list.'
+                f'the same ones in another order: {_short(rows)} and {_short(kept["train"])}. '
+                'Labels would be mixed up; write both files from one list.'
             )
     ids, names = zip(*kept['train'], strict=True)
     return ids, names

@@ -111,8 +111,8 @@ def _boxes_only(cfg: Config) -> None:
     others = {'mask_iou_head', 'point_head'} & roi_head.keys()
     if others or cfg.model.get('mask_head') or cfg.model.get('panoptic_head'):
         raise ValueError(
-            f'{cfg.filename} predicts masks, and the objects of the data have boxes only; take a '
-            'config of boxes, or one whose model.roi_head.mask_head can be left out'
+            f'{cfg.filename} predicts masks, but the objects of the data have only boxes; take a '
+            'config for boxes, or one whose model.roi_head.mask_head can be left out'
         )
     for key in ('mask_head', 'mask_roi_extractor'):
         roi_head.pop(key, None)

@@ -103,7 +103,7 @@ def find_masks(folder: str | Path, out: str | Path, val_fraction: float, seed: i
     }
     seg_map_suffix, missing = find_suffix(parts)
     if missing:
-        raise FileNotFoundError(f'{len(missing)} images have no label map, as {missing[0]}')
+        raise FileNotFoundError(f'{len(missing)} images have no label map, such as {missing[0]}')
     if 'val' not in parts:
         train = parts.pop('all', None) or parts.pop('train')
         for split, names in draw(train.names, val_fraction, seed).items():
@@ -313,8 +313,8 @@ def read_names(
     if colours:
         return [f'class {i}' for i in range(seen[-1] + 1)], first, colours
     raise FileNotFoundError(
-        f'{folder} has no {NAMES[0]}: write the names of the labels into it, a line each from '
-        f'label 0; the label maps have {_short(seen)}. A line "{NOT_LEARNED}" stands for a '
+        f'{folder} has no {NAMES[0]}: write the names of the labels into it, one a line, from '
+        f'label 0 on; the label maps have {_short(seen)}. A line "{NOT_LEARNED}" stands for a '
         'label that is not to be learned.'
     )
 

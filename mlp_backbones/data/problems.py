@@ -85,7 +85,7 @@ def look_at(path: Path, whole: bool = False) -> ImageFile:
     if path.stat().st_size == 0:
         return problem('empty image file', 'has no bytes')
     if not cv2.haveImageReader(file):
-        return problem('unreadable image', 'is no image that OpenCV reads')
+        return problem('unreadable image', 'is not an image that OpenCV can read')
     digest, largest = None, None
     try:
         with Image.open(path) as image:

@@ -161,7 +161,7 @@ def check_checkpoint(path: str, setting: str, resume: bool = False) -> None:
     missing = sorted(needed - content.keys())
     if resume and missing:
         raise CheckpointError(
-            f'{setting}: {path} is no training state: it has no '
+            f'{setting}: {path} is not a training state: it has no '
             f'{", ".join(missing)}; to start from its weights, use '
             f'--cfg-options load_from={path} instead'
         )

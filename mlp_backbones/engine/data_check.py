@@ -159,7 +159,9 @@ def category_names(path: str | os.PathLike) -> list[str]:
             raise ValueError(f'{path} is empty')
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             if content[-64:].rstrip()[-1:] != b'}':
-                raise ValueError(f'{path} is no JSON, or was cut off: it does not end in }}')
+                raise ValueError(
+                    f'{path} is not valid JSON, or was cut off: it does not end in }}'
+                )
             at = content.find(b'"categories"')
             while at >= 0:
                 start = content.find(b'[', at)

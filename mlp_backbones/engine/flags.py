@@ -77,8 +77,8 @@ def weights_of(backbone: Mapping) -> str:
     kind, arch = described(backbone)
     known = ', '.join(own_weights.models()) or 'none'
     raise ValueError(
-        f'--pretrained: there are no weights of this project for {kind} {arch}, but {known}; give '
-        'it the path or address of a checkpoint'
+        f'--pretrained: this project has no weights for {kind} {arch}, only {known}; give the '
+        'path or address of a checkpoint'
     )
 
 
@@ -111,7 +111,7 @@ def enable_early_stopping(cfg: Config, patience: int) -> None:
     value (1 for AP, 100 for mIoU) counts as a rise.
     """
     if patience < 1:
-        raise ValueError(f'--early-stopping {patience}: the evaluations to wait for, 1 or more')
+        raise ValueError(f'--early-stopping {patience} must be 1 evaluation or more')
     metric = best_metric(cfg)
     hooks = [x for x in cfg.get('custom_hooks') or [] if x.get('type') != 'EarlyStoppingHook']
     hooks.append(
@@ -153,7 +153,9 @@ def log_to(cfg: Config, names: Sequence[str]) -> None:
     """``--log``: send losses, metrics and pictures to other programs, too."""
     unknown = [name for name in names if name not in LOGGERS]
     if unknown:
-        raise ValueError(f'--log {",".join(unknown)}: there are {", ".join(LOGGERS)}')
+        raise ValueError(
+            f'--log {",".join(unknown)} is unknown; choose among {", ".join(LOGGERS)}'
+        )
     visualizer = cfg.get('visualizer')
     if not visualizer:
         raise ValueError(f'--log needs a visualizer, which {cfg.filename} does not have')

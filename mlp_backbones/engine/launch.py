@@ -97,7 +97,7 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
     try:
         cfg = Config.fromfile(path)
     except SyntaxError as error:
-        raise ValueError(f'{path}, or a base of it, is no Python: {error}') from error
+        raise ValueError(f'{path}, or one of its bases, is not valid Python: {error}') from error
     scope = cfg.get('default_scope', 'mmengine')
     if scope in ('mmdet', 'mmseg'):
         require(scope)

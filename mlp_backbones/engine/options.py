@@ -32,7 +32,7 @@ class CfgOptions(DictAction):
     def __call__(self, parser, namespace, values, option_string=None):
         for value in values:
             if '=' not in value:
-                raise argparse.ArgumentError(self, f'{value!r} is no KEY=VALUE')
+                raise argparse.ArgumentError(self, f'{value!r} is not KEY=VALUE')
         super().__call__(parser, namespace, values, option_string)
 
 
@@ -49,7 +49,7 @@ def apply_options(cfg: Config, options: dict[str, Any]) -> None:
     if 'data_root' in options:
         old, new = cfg.get('data_root'), options['data_root']
         if not isinstance(new, str):
-            raise ValueError(f'data_root={new!r} is no path')
+            raise ValueError(f'data_root={new!r} is not a path')
         if not old:
             raise ValueError(
                 f'data_root={new} was given, but {cfg.filename} has no '

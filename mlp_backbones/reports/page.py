@@ -55,7 +55,7 @@ def read_report(folder: str | Path, kind: str) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding='utf-8'))
         is_of = found['kind']
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f'{path} is no report of tools/test.py') from error
+        raise ValueError(f'{path} is not a report of tools/test.py') from error
     if is_of != kind:
         raise ValueError(f'{path} is a report of {is_of}, this is one of {kind}')
     return found

@@ -107,9 +107,9 @@ def test_what_is_wrong_is_said(tmp_path, monkeypatch):
     (tmp_path / 'broken.jpg').write_bytes(b'no image')
     cases = [
         ([config, 'nowhere.jpg'], 'there is no nowhere.jpg'),
-        ([config, tmp_path / 'broken.jpg'], 'broken.jpg is no image'),
-        ([config, '--layer', 'backbone.stages.0.0.sgu'], 'mixes no tokens by weights; did'),
-        ([ROOT / 'configs/demo/s2mlp_maskrcnn.py'], 'mixes tokens by no weights; give an image'),
+        ([config, tmp_path / 'broken.jpg'], 'broken.jpg is not an image'),
+        ([config, '--layer', 'backbone.stages.0.0.sgu'], 'is not a token-mixing layer; did'),
+        ([ROOT / 'configs/demo/s2mlp_maskrcnn.py'], 'has no token-mixing weights; give an image'),
         ([config, tmp_path / 'x.pth'], 'x.pth'),
     ]
     for words, message in cases:

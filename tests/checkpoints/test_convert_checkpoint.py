@@ -91,7 +91,7 @@ def test_a_config_says_which_backbone(src, convert, tmp_path):
     assert 'from a grid of 14 x 14 to 6 x 6' in out
     config.write_text("model = dict(backbone=dict(type='ResNet'))")
     _, error = convert(src, tmp_path / 'y.pth', '--config', config)
-    assert 'config.py: model.backbone ResNet is none of ConvMLP, GMLP, ' in error
+    assert 'config.py: model.backbone ResNet is not one of ConvMLP, GMLP, ' in error
     config.write_text('x = 1')
     _, error = convert(src, tmp_path / 'y.pth', '--config', config)
     assert 'config.py has no model.backbone' in error
@@ -126,12 +126,16 @@ def spoil(state, kind, folder):
 @pytest.mark.parametrize(
     'kind, arguments, message',
     [
-        ('good', [], 'this is a PlainMLPMixer .* the sizes of no preset; say which backbone'),
+        (
+            'good',
+            [],
+            'PlainMLPMixer .* no preset has these sizes, so say which backbone',
+        ),
         ('good', ['--backbone', 'PlainGMLP', '--arch', 's16'], 'the backbone is PlainGMLP s16'),
         ('good', ['--backbone', 'PlainMLPMixer', '--arch', 'b16'], 'the checkpoint has shape'),
         ('good', ['--backbone', 'PlainMLPMixer'], '--backbone PlainMLPMixer needs --arch: s32'),
         ('good', ['--backbone', 'PlainMLPMixer', '--arch', 'b61'], 'did you mean b16'),
-        ('good', ['--backbone', 'Mixer'], '--backbone Mixer is none of ConvMLP, GMLP, '),
+        ('good', ['--backbone', 'Mixer'], '--backbone Mixer is not one of ConvMLP, GMLP, '),
         ('good', ['--arch', 'b16'], '--arch and --pretrain-img-size belong to --backbone'),
         ('good', [*BUILD, '--prefix', 'neck'], "starts with prefix='neck.'"),
         ('half', BUILD, 'lacks 14 of the 28 weights'),

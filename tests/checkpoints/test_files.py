@@ -123,7 +123,7 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(kind, tmp_path):
     'content, message',
     [
         (b'', 'it is empty'),
-        (b'no checkpoint', 'it is no file of torch.save, no safetensors and no .npz'),
+        (b'no checkpoint', 'it is not a file of torch.save, safetensors or numpy'),
         (b'PK\x03\x04 and more', 'it was cut off'),
         (b'\x80\x04N.', 'cannot be read as a checkpoint'),
     ],
@@ -136,10 +136,10 @@ def test_what_is_no_checkpoint(content, message, tmp_path):
 
 def test_other_things_than_weights(tmp_path):
     torch.save([1, 2], tmp_path / 'list.pth')
-    with pytest.raises(ValueError, match='list.pth .* holds no weights, but a list'):
+    with pytest.raises(ValueError, match='list.pth is not .* instead of weights it holds a list'):
         read_weights(str(tmp_path / 'list.pth'))
     torch.save(dict(epoch=1, note='x'), tmp_path / 'dict.pth')
-    with pytest.raises(ValueError, match=r"holds no weights, but a dict with \['epoch', 'note'\]"):
+    with pytest.raises(ValueError, match=r"weights it holds a dict with \['epoch', 'note'\]"):
         read_weights(str(tmp_path / 'dict.pth'))
     with pytest.raises(ValueError, match='it is a folder'):
         read_weights(str(tmp_path))

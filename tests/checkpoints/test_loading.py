@@ -161,7 +161,7 @@ def test_a_whole_model_with_a_backbone_by_foreign_names(cls, tmp_path, warnings)
     del ours['state_dict']['backbone.norm.' + ('beta' if cls is PlainResMLP else 'bias')]
     torch.save(ours, tmp_path / 'part.pth')
     load_checkpoint(target, str(tmp_path / 'part.pth'), map_location='cpu')
-    assert f'{cls.__name__} keeps 1 of the' in warnings[-1] and 'backbone.norm' in warnings[-1]
+    assert f'{cls.__name__} keeps 1 of its own' in warnings[-1] and 'backbone.norm' in warnings[-1]
     other = Detector(build(PlainViT if cls is not PlainViT else PlainGMLP))
     with pytest.raises(ValueError, match=rf'this is a {cls.__name__} .*; the backbone is Plain'):
         load_checkpoint(other, str(tmp_path / 'x.pth'), map_location='cpu')
@@ -174,7 +174,7 @@ def test_weights_of_other_parts_leave_the_backbone_as_it_is(tmp_path, warnings):
     torch.save(as_timm(build()), tmp_path / 'x.pth')
     load_checkpoint(model, str(tmp_path / 'x.pth'), map_location='cpu')
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
-    assert any('PlainGMLP keeps 34 of the 34 weights that' in text for text in warnings)
+    assert any('PlainGMLP keeps 34 of its own 34 weights' in text for text in warnings)
 
 
 def test_a_backbone_takes_foreign_names_by_itself():
@@ -217,7 +217,7 @@ def test_a_part_of_a_backbone_is_loaded_as_torch_does(warnings):
     assert result.unexpected_keys == ['head.weight']
     assert all(torch.equal(v, part.get(k, before[k])) for k, v in model.state_dict().items())
     (text,) = warnings
-    assert 'PlainGMLP keeps 17 of the 34 weights that it has: the checkpoint lacks patch' in text
+    assert 'PlainGMLP keeps 17 of its own 34 weights: the checkpoint lacks patch' in text
     part['norm.bias'] = torch.ones(3)
     with pytest.raises(ValueError, match=r'norm.bias: the checkpoint has shape \(3,\)'):
         build().load_state_dict(part, strict=False)
@@ -360,7 +360,7 @@ THIS = (
         (
             GOOD,
             lambda: build(PlainResMLP, arch=dict(num_layers=2)),
-            THIS + '.*2 layers.*has 12 weights that the model has no place for, .*layers.2.',
+            THIS + '.*2 layers.*no place for 12 weights of the checkpoint, such as .*layers.2.',
         ),
         (
             GOOD,
@@ -386,12 +386,12 @@ THIS = (
         (
             GOOD | {'blocks.0.ls3': torch.zeros(8)},
             lambda: build(PlainResMLP),
-            'has 1 weights that the model has no place for, among them blocks.0.ls3',
+            'no place for 1 weights of the checkpoint, such as blocks.0.ls3',
         ),
         (
             {'conv1.weight': torch.zeros(2), 'layer1.0.bn1.weight': torch.zeros(2)},
             build,
-            'the names of no source that is known here: conv1.weight, .*GMLP of timm',
+            'names that match no known source: conv1.weight, .*GMLP of timm',
         ),
     ],
 )
@@ -489,7 +489,7 @@ def test_what_are_no_weights_is_refused(tmp_path):
     model = PlainViT(dict(embed_dims=16, num_layers=1, patch_size=16, num_heads=2))
     file = tmp_path / 'int8.pth'
     torch.save({k: (127 * v).to(torch.int8) for k, v in model.state_dict().items()}, file)
-    with pytest.raises(ValueError, match='holds torch.int8, which are no weights'):
+    with pytest.raises(ValueError, match='holds torch.int8, not weights'):
         load_pretrained(model, str(file))
     torch.save(model.state_dict(), file)
     content = bytearray(file.read_bytes())

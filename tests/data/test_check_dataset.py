@@ -65,7 +65,7 @@ RANDOM = np.random.default_rng(0).integers(0, 255, (48, 64, 3))
 BAD_COCO = {
     'zero bytes': (cut('images/1.png', 0), 'empty image file', 'images/1.png has no bytes'),
     'cut off': (cut('images/1.png', 4000), 'truncated image', 'images/1.png cannot be read'),
-    'no image': (text('images/1.png', 'x'), 'unreadable image', '1.png is no image'),
+    'no image': (text('images/1.png', 'x'), 'unreadable image', '1.png is not an image'),
     'gone': (
         lambda root: (root / 'images/1.png').unlink(),
         'missing image',
@@ -154,7 +154,7 @@ BAD_COCO = {
         'the same image twice',
         'images/1.png is the same image as .*images/0.png',
     ),
-    'json': (cut('val.json', 100), 'broken annotation file', 'val.json is no JSON'),
+    'json': (cut('val.json', 100), 'broken annotation file', 'val.json is not valid JSON'),
 }
 WARNINGS = ('empty box', 'outside', 'partly', 'two points', 'a line', 'twice', '16 bits')
 

@@ -125,13 +125,16 @@ def change(key, index, **values):
         (change('images', 1, id=0), '2 of the images have the id 0'),
         (change('images', 1, file_name=None), 'image of id 1 has no file_name'),
         (change('images', 1, width=0), 'image of id 1 has no width and height'),
-        (change('images', 1, file_name='x.png'), '1 of 4 images are not in .*images, as x.png'),
+        (
+            change('images', 1, file_name='x.png'),
+            '1 of 4 images are not in .*, such as x.png',
+        ),
         (change('categories', 0, name='platelet'), '2 categories have the name platelet'),
         (change('categories', 0, name='Cell'), 'val.json has other categories than .*train.json'),
-        (lambda data: data['categories'].reverse(), 'the same in another order'),
+        (lambda data: data['categories'].reverse(), 'the same ones in another order'),
         (lambda data: data['annotations'].clear(), 'has no objects'),
-        (lambda data: data.pop('images'), 'is no COCO file: it has no list "images"'),
-        (lambda data: data.update(annotations={}), '"annotations" is no list of entries'),
+        (lambda data: data.pop('images'), 'is not a COCO file: it has no list "images"'),
+        (lambda data: data.update(annotations={}), '"annotations" is not a list of entries'),
     ],
 )
 def test_annotations_that_are_wrong_are_named(edit, message, tmp_path):
@@ -153,7 +156,7 @@ def test_a_file_alone_that_is_wrong_is_named(tmp_path):
 def test_a_folder_without_what_is_needed_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match='there is no folder'):
         find_coco(tmp_path / 'x', tmp_path, 0.5, 0)
-    with pytest.raises(FileNotFoundError, match=r'looked for as annotations/\*train.* none'):
+    with pytest.raises(FileNotFoundError, match=r'a COCO file named annotations/\*train.* none'):
         find_coco(tmp_path, tmp_path, 0.5, 0)
     put(tmp_path, 'a.json', 'images', content())
     with pytest.raises(ValueError, match='val_fraction=1.5 must be above 0 and below 1'):
@@ -167,7 +170,7 @@ def test_a_folder_without_what_is_needed_is_refused(tmp_path):
         find_coco(tmp_path, tmp_path / 'out', 0.5, 0)
     (tmp_path / 'my_training.json').unlink()
     (tmp_path / 'train.json').write_text('{"images": [')
-    with pytest.raises(ValueError, match='train.json is no JSON'):
+    with pytest.raises(ValueError, match='train.json is not valid JSON'):
         find_coco(tmp_path, tmp_path / 'out', 0.5, 0)
 
 
@@ -192,7 +195,7 @@ def test_configs_take_the_folder(name, masks, tmp_path):
     (tmp_path / 'mine.py').write_text(f"_base_ = '{base}'")
     cfg = Config.fromfile(tmp_path / 'mine.py')
     if 'condinst' in name and not masks:
-        with pytest.raises(ValueError, match='predicts masks.* boxes only'):
+        with pytest.raises(ValueError, match='predicts masks.* only boxes'):
             use_data(cfg, tmp_path, tmp_path)
         return
     use_data(cfg, tmp_path, tmp_path)

@@ -110,7 +110,7 @@ def damage(path, **kind):
 @pytest.mark.parametrize(
     'edit, message',
     [
-        (damage('masks/b.png'), '1 images have no label map, as .*masks/b.png'),
+        (damage('masks/b.png'), '1 images have no label map, such as .*masks/b.png'),
         (
             damage('masks/b.png', size=(48, 64)),
             'masks/b.png has 48 x 64 pixels, its image 64 x 48',

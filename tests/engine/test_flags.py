@@ -28,7 +28,7 @@ def test_pretrained_finds_the_weights_of_a_backbone(monkeypatch):
     flags.start_from_weights(cfg, 'mine.pth')
     assert cfg.model.backbone.init_cfg == dict(type='Pretrained', checkpoint='mine.pth')
     cfg.model.backbone.arch = 'tiny'
-    with pytest.raises(ValueError, match='no weights of this project for GMLP tiny, but small;'):
+    with pytest.raises(ValueError, match='this project has no weights for GMLP tiny, only small;'):
         flags.start_from_weights(cfg, 'auto')
     with pytest.raises(ValueError, match='no model.backbone'):
         flags.start_from_weights(Config(), 'auto')
@@ -83,7 +83,7 @@ def test_early_stopping_waits_for_the_metric_of_the_best_checkpoint(
 def test_early_stopping_needs_a_metric_and_patience():
     with pytest.raises(ValueError, match='does not say by which metric'):
         flags.enable_early_stopping(Config(), 5)
-    with pytest.raises(ValueError, match='--early-stopping 0: the evaluations to wait for'):
+    with pytest.raises(ValueError, match='--early-stopping 0 must be 1 evaluation'):
         flags.enable_early_stopping(Config(), 0)
 
 
@@ -96,7 +96,9 @@ def test_other_loggers_are_added(monkeypatch):
     assert kinds == ['LocalVisBackend', 'TensorboardVisBackend']
     with pytest.raises(ImportError, match='--log wandb needs the package wandb'):
         flags.log_to(cfg, ['wandb'])
-    with pytest.raises(ValueError, match='--log tensorbord: there are tensorboard, wandb, mlflow'):
+    with pytest.raises(
+        ValueError, match='tensorbord is unknown; choose among tensorboard, wandb, mlflow'
+    ):
         flags.log_to(cfg, ['tensorbord'])
     with pytest.raises(ValueError, match='--log needs a visualizer'):
         flags.log_to(Config(), ['tensorboard'])

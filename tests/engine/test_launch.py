@@ -33,14 +33,14 @@ def test_a_launcher_without_the_gpus_that_it_needs_is_named(monkeypatch):
 def test_a_config_that_is_no_python_is_named_with_its_line(tmp_path):
     path = tmp_path / 'mine.py'
     path.write_text('model = dict(\n')
-    with pytest.raises(ValueError, match='mine.py, or a base of it, is no Python: .*line 1'):
+    with pytest.raises(ValueError, match='one of its bases, is not valid Python: .*line 1'):
         launch.load_config(path)
 
 
 def test_an_option_without_a_value_is_named(capsys):
     with pytest.raises(SystemExit):
         launch.argument_parser('').parse_args(['x.py', '--cfg-options', 'a=1', 'b'])
-    assert "'b' is no KEY=VALUE" in capsys.readouterr().err
+    assert "'b' is not KEY=VALUE" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='a GPU is used then')

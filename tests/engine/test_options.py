@@ -75,7 +75,7 @@ def test_longer_options_win_over_data_root():
 def test_options_that_do_not_fit_the_config_are_refused():
     with pytest.raises(ValueError, match='no top-level data_root'):
         options.apply_options(Config(dict(a=1)), {'data_root': '/a'})
-    with pytest.raises(ValueError, match='is no path'):
+    with pytest.raises(ValueError, match='is not a path'):
         options.apply_options(coco_like(), {'data_root': 3})
     with pytest.raises(ValueError, match=r'test_evaluator\.7\.ann_file=x does not fit'):
         options.apply_options(coco_like(), {'test_evaluator.7.ann_file': 'x'})

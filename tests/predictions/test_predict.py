@@ -81,7 +81,7 @@ def test_a_detector_writes_pictures_and_coco_results(checkpoints, broken, tmp_pa
     ]
     assert done.images == 4 and len(done.skipped) == 3
     for line in ('image that cannot be read: 3', 'empty.jpg has no bytes', 'cut.jpg cannot be',
-                 'text.png is no image', 'deep.png has 16 bits'):  # fmt: skip
+                 'text.png is not an image', 'deep.png has 16 bits'):  # fmt: skip
         assert line in done.text()
     coco = COCO(str(tmp_path / 'out' / 'images.json'))
     found = coco.loadRes(str(done.results))

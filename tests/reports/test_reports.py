@@ -337,7 +337,7 @@ def test_mistakes_are_said_before_anything_is_tested(trained, tmp_path, monkeypa
         ([det, det_file, '--compare', tmp_path], 'needs --report FOLDER'),
         ([det, det_file, *report, '--compare', tmp_path], 'holds no report'),
         ([det, det_file, *report, '--compare', tmp_path / 'new'], 'is the folder that --report'),
-        ([det, det_file, *report, '--compare', tmp_path / 'broken'], 'is no report of tools'),
+        ([det, det_file, *report, '--compare', tmp_path / 'broken'], 'is not a report of tools'),
         ([det, det_file, *report, '--compare', tmp_path / 'other'], 'is of 2 classes (cat, dog'),
         ([seg, seg_file, *report, '--compare', tmp_path / 'other'], 'is a report of detection'),
         ([det, det_file, '--report', tmp_path / 'file'], 'is a file; give a folder'),

@@ -71,13 +71,13 @@ class Backbone(BaseModule):
         """The settings of ``arch``: of a preset by name, or those given as a dict.
 
         Raises:
-            ValueError: for an unknown name, or a dict that lacks one of ``required``.
+            ValueError: for an unknown name, or a dict without one of the ``required`` keys.
             TypeError: for anything but a name or a dict.
         """
         if isinstance(arch, str):
             if arch not in cls.presets:
                 raise ValueError(
-                    f'arch={arch!r} is no preset of {cls.__name__}; choose among '
+                    f'arch={arch!r} is not a preset of {cls.__name__}; choose among '
                     f'{", ".join(map(repr, cls.presets))}, or give a dict'
                     f'{did_you_mean(arch, cls.presets) or "."}'
                 )
@@ -166,8 +166,8 @@ class Backbone(BaseModule):
         if not self.modes:
             if resolution is not None:
                 raise ValueError(
-                    f'{type(self).__name__} mixes tokens in a way that fits any resolution; '
-                    f'it takes no resolution, but got {resolution!r}.'
+                    f'{type(self).__name__} mixes tokens at any resolution, and so takes no mode; '
+                    f'got resolution={resolution!r}.'
                 )
             return [[None] * depth for depth in depths]
         interpolation = check_interpolation(
@@ -218,7 +218,7 @@ class Backbone(BaseModule):
         if (norm_eval or norm_cfg) and not batch_norms(self):
             raise ValueError(
                 f'{type(self).__name__} has no batch norm here for norm_eval={norm_eval!r} and '
-                f"norm_cfg={norm_cfg!r}; stem='conv' would have."
+                f"norm_cfg={norm_cfg!r}; stem='conv' has some."
             )
         if norm_cfg:
             set_norm_cfg(self, norm_cfg)
@@ -295,7 +295,7 @@ class Backbone(BaseModule):
         if missing := missing_weights(self, state_dict, prefix):
             # Of a strict loader it is an error, for others this is all that anybody learns.
             print_log(
-                f'{who} keeps {len(missing)} of the {len(own)} weights that it has: the '
+                f'{who} keeps {len(missing)} of its own {len(own)} weights: the '
                 f'checkpoint lacks {some(prefix + name for name in missing)}. Weights of a '
                 'backbone alone belong in its init_cfg, see docs/pretrained.md.',
                 logger='current',

@@ -34,7 +34,7 @@ def set_norm_cfg(model: nn.Module, norm_cfg: dict) -> None:
                 try:
                     _, new = build_norm_layer(norm_cfg, old.num_features)
                 except (KeyError, TypeError, AssertionError) as error:
-                    raise ValueError(f'norm_cfg={norm_cfg!r} builds no norm: {error}') from error
+                    raise ValueError(f'norm_cfg={norm_cfg!r} cannot be built: {error}') from error
                 if not isinstance(new, (nn.BatchNorm2d, nn.SyncBatchNorm)):
                     raise ValueError(
                         f"norm_cfg={norm_cfg!r} must be a batch norm of maps, type 'BN' or "

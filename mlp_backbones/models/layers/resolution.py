@@ -334,7 +334,7 @@ def parse_resolution(
     """
     patterns = [resolution] * num_stages if isinstance(resolution, str) else resolution
     if not isinstance(patterns, Sequence) or not all(isinstance(p, str) for p in patterns):
-        raise TypeError(f'resolution={resolution!r} is no name and no sequence of names.')
+        raise TypeError(f'resolution={resolution!r} is neither a name nor a sequence of names.')
     if len(patterns) != num_stages:
         raise ValueError(
             f'resolution={resolution!r} names {len(patterns)} stages, but there are {num_stages}; '

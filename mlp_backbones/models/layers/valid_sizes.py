@@ -43,8 +43,8 @@ def _tell(left: Tensor, arrived: Tensor) -> None:
     _told.append(cause)
     print_log(
         'The data preprocessor left the sizes of the images on its batch, but the backbone was '
-        f'given another tensor, without them: {cause} So it takes the padding for a part of the '
-        'images. Hand them on, as in y.valid_sizes = x.valid_sizes, or give the backbone '
+        f'given another tensor, without them: {cause} So it treats padding as part of the images. '
+        'Pass the sizes on, as in y.valid_sizes = x.valid_sizes, or give the backbone '
         'valid_sizes=; see docs/resolution.md.',
         logger='current',
         level=logging.WARNING,

@@ -226,7 +226,7 @@ def test_it_builds_from_other_scopes_by_both_names(cls, scope):
 @pytest.mark.parametrize(
     'kwargs, message',
     [
-        (dict(arch='nanu'), "arch='nanu' is no preset of .*'nano'.*did you mean nano"),
+        (dict(arch='nanu'), "arch='nanu' is not a preset of .*'nano'.*did you mean nano"),
         (dict(arch=dict(depths=(1, 1, 1, 1))), r"lacks \['channels'\]"),
         (dict(arch=dict(channels=(8,) * 4, depths=(1, 1, 1))), '4 entries each'),
         (dict(arch=dict(channels=8, depths=(1,) * 4)), r"4 entries each.*'channels': \(8,\)"),
@@ -247,7 +247,7 @@ def test_bad_arguments_of_a_pyramid_are_named(cls, kwargs, message):
 @pytest.mark.parametrize(
     'kwargs, message',
     [
-        (dict(arch='x16'), "arch='x16' is no preset of"),
+        (dict(arch='x16'), "arch='x16' is not a preset of"),
         (dict(arch=dict(embed_dims=8)), r"lacks \['num_layers', 'patch_size'\]"),
         (dict(arch=dict(embed_dims=8, num_layers=0, patch_size=8)), 'num_layers=0 must be a pos'),
         (dict(out_indices=3), r'out_indices=\(3,\) must be .* 0 to 2'),
@@ -272,7 +272,7 @@ def test_unknown_options_are_named(cls):
 @every
 def test_bad_resolutions_are_named(cls):
     if not cls.modes:
-        with pytest.raises(ValueError, match="takes no resolution, but got 'window'"):
+        with pytest.raises(ValueError, match="takes no mode; got resolution='window'"):
             small(cls, resolution='window')
         return
     with pytest.raises(ValueError, match="mode 'tile' is unknown here; choose among 'interp"):

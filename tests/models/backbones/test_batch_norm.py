@@ -122,7 +122,7 @@ def test_norm_cfg_is_what_other_backbones_take():
 
 @pytest.mark.parametrize('option', [dict(norm_eval=True), dict(norm_cfg=dict(type='SyncBN'))])
 def test_settings_of_batch_norms_that_are_none_are_named(option):
-    with pytest.raises(ValueError, match="GMLP has no batch norm .*; stem='conv' would have"):
+    with pytest.raises(ValueError, match="GMLP has no batch norm .*; stem='conv' has some"):
         small(GMLP, **option)
     assert batch_norms(small(GMLP, stem='conv', **option))
 

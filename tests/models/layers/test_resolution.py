@@ -142,7 +142,7 @@ def test_an_unknown_mode_is_named_with_those_that_exist(resolution):
 def test_other_bad_resolutions():
     with pytest.raises(ValueError, match='names 3 stages, but there are 4'):
         parse_resolution(('window',) * 3, 4)
-    with pytest.raises(TypeError, match='no name'):
+    with pytest.raises(TypeError, match='neither a name'):
         parse_resolution(3, 4)
     with pytest.raises(ValueError, match="'nearest' is unknown; choose one of 'bilinear'"):
         Resolution(14, 'window', 'nearest')
