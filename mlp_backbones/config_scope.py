@@ -1,6 +1,6 @@
 """Lets `_base_ = 'mlp_backbones::gmlp_maskrcnn_coco.py'` resolve in any config.
 
-In mmengine only its own list of packages has configs to inherit from, so this is known once
+mmengine lets configs inherit from its own list of packages only, so this works once
 `mlp_backbones` is imported: in this package's tools, and in a program that imports it. A program
 that does not, such as mmdet's `tools/train.py`, takes :func:`config_path`.
 """

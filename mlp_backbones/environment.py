@@ -2,7 +2,7 @@
 
 `mmengine`, `mmcv`, `mmdet` and `mmseg` each come from one of two families of distributions, which
 write to the same folders: the maintained forks (`onedl-*`) and upstream. pip does not know that,
-installs both without a word, and the one that was unpacked last wins, file by file.
+silently installs both, and the one that was unpacked last wins, file by file.
 
 Only metadata is read here. Nothing of the stack is imported, so the message comes before the
 errors that a broken stack would raise.

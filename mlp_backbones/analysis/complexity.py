@@ -3,8 +3,8 @@
 Models are counted on the meta device, where tensors have shapes and no memory, so that the
 largest preset at a detector's input size takes a second. A MAC is one multiplication and
 one addition. Matrix products, convolutions and both products of attention are counted;
-norms, activations, softmax, shifts, additions and copies are not. Papers mean MACs by
-"FLOPs" (gMLP's table 1 alone counts both operations). timm's GMACs have the same parts and
+norms, activations, softmax, shifts, additions and copies are not. Papers call them "FLOPs" (gMLP's
+table 1 alone counts both operations). timm's GMACs have the same parts and
 add 5 per element of a LayerNorm.
 """
 

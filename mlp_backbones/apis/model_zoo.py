@@ -19,7 +19,7 @@ def models() -> dict[str, dict]:
     """The entries of all metafiles that model-index.yml lists, by name.
 
     Raises:
-        FileNotFoundError: if this is no installation, which has them.
+        FileNotFoundError: if this is not an installation, which comes with them.
     """
     index = FOLDER / 'model-index.yml'
     if not index.is_file():
@@ -43,7 +43,7 @@ def find_model(name: str) -> tuple[Path, str]:
     """Config and address of the checkpoint of a detector or segmentor.
 
     Raises:
-        FileNotFoundError: if there is none of that name, or this is no installation.
+        FileNotFoundError: if there is none of that name, or this is not an installation.
         ValueError: if its weights are those of a classifier.
     """
     known = {n: m for n, m in models().items() if is_detector_or_segmentor(m)}

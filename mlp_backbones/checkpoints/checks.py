@@ -24,8 +24,8 @@ def grid_weights(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
 
 def check_shapes(model: nn.Module, state: Mapping[str, Tensor], prefix: str = '') -> None:
     """Raise CheckpointError if a weight in ``state`` has another shape than in ``model`` and is
-    not one that can be resized from grid to grid, or if it is no floating-point number where the
-    model has one.
+    not one that can be resized from grid to grid, or if it is not a floating-point number where
+    the model has one.
 
     Loaders that are not strict only log such a weight and leave the parameter random.
     """
@@ -53,7 +53,7 @@ def check_complete(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def missing_weights(model: nn.Module, state: Mapping[str, Tensor], prefix: str = '') -> list[str]:
-    """Our names of the weights of ``model`` that ``state`` has not."""
+    """Our names of the weights of ``model`` that ``state`` does not have."""
     counts = 'num_batches_tracked'  # of a batch norm, which goes on from 0 without it
     names = [name for name in model.state_dict() if not name.endswith(counts)]
     return [name for name in names if prefix + name not in state]

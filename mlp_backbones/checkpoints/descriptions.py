@@ -53,7 +53,7 @@ def sizes(state: Mapping[str, Tensor]) -> Sizes | None:
 def find_preset(
     family: str, found: Sizes | None, presets: Mapping[str, dict] | None = None
 ) -> str | None:
-    """The preset of ``family`` with these sizes; stages after the last may lack."""
+    """The preset of ``family`` with these sizes; stages after the last may be missing."""
     if found is None:
         return None
     if presets is None:  # a class of somebody else may be registered nowhere
@@ -94,7 +94,7 @@ def describe_model(model: Backbone) -> str:
 
 
 def _stem_in_words(cls: type, found: Sizes | None) -> str:
-    """The stem of a pyramid, where it is not its family's."""
+    """The stem of a pyramid, if it is not its family's default."""
     if found is None or getattr(cls, 'default_stem', found.stem) == found.stem:
         return ''
     return f' with stem={found.stem!r}'

@@ -1,6 +1,6 @@
 """Reading weights from files and addresses, without running code that lies in them.
 
-The format is told from the content: a file of ``torch.save`` (.pth, .bin), safetensors, or
+The format is recognised by the content: a file of ``torch.save`` (.pth, .bin), safetensors, or
 numpy's .npz.
 """
 
@@ -167,7 +167,7 @@ def _web_page(address: str) -> CheckpointError:
 
 @contextmanager
 def replacing(target: str | Path) -> Iterator[str]:
-    """A new file beside ``target`` that takes its place once the block has ended well."""
+    """A new file beside ``target`` that replaces it once the block has succeeded."""
     target = Path(target)
     handle, part = tempfile.mkstemp(dir=target.parent, prefix=f'.{target.name}.')
     os.close(handle)
@@ -188,7 +188,7 @@ def check_target(target: str) -> Path:
     """``target`` as a path that :func:`write_weights` can write.
 
     Raises:
-        ValueError: if it ends in none of its suffixes, or is a folder.
+        ValueError: if its suffix is not one of those, or if it is a folder.
     """
     path = Path(target)
     if path.suffix not in SUFFIXES:
@@ -323,8 +323,8 @@ def refuse_not_finite(weights: Mapping[str, Tensor], whose: str) -> None:
 
 
 def wrong_shape(key: str, value: Tensor, param: Tensor, of_grid: bool = False) -> CheckpointError:
-    """The error for a weight of another shape than the model's, in which loaders that are not
-    strict see no more than a line of the log.
+    """The error for a weight of another shape than the model's, which loaders that are not strict
+    only log.
     """
     square = ' (tokens can be resized if they are a square grid)' if of_grid else ''
     return CheckpointError(

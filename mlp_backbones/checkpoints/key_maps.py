@@ -108,7 +108,7 @@ class KeyMap:
 
 
 def _pattern(name: str) -> re.Pattern:
-    """What finds ``name`` and, if it is a module, its parameters."""
+    """A pattern that matches ``name`` and, if it is a module, its parameters."""
     return re.compile(re.escape(name).replace(r'\*', r'(\d+)') + r'(?:[./](\w+))?')
 
 

@@ -1,6 +1,6 @@
 """Weights of this project by name, ``mlp_backbones://shift_gmlp_nano_tiny_imagenet``.
 
-A checkout has the files in its folder ``weights``. An installed wheel has their list alone, with
+A checkout has the files in its folder ``weights``. An installed wheel has only their list, with
 their checksums; the files then come from where MLP_BACKBONES_WEIGHTS says.
 """
 

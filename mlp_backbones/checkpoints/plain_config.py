@@ -28,7 +28,7 @@ def config_of(content: Mapping, address: str) -> Config:
 
     Args:
         content: What :func:`read_checkpoint` has read.
-        address: Where, for errors.
+        address: Where it was read, for error messages.
 
     Raises:
         CheckpointError: if there is no config in it, one that is more than data, of another

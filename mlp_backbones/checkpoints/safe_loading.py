@@ -1,4 +1,4 @@
-"""mmengine's loading of checkpoints, by the reader of this package."""
+"""Lets mmengine load checkpoints by the reader of this package."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ def safe_loading() -> Iterator[None]:
     """Let whatever loads a checkpoint with mmengine (a Runner to train, test or resume, an
     ``init_cfg``, an inferencer) read it with :func:`read_checkpoint`, which runs nothing in it.
 
-    The configs in a checkpoint, which mmengine would execute, are left out. A torch before 2.6
-    cannot read a training state so: with it, mmengine reads as it does, and a warning says so.
+    The configs in a checkpoint, which mmengine would execute, are left out. Before 2.6, torch
+    cannot read a training state this way: mmengine then reads it in its own way, and a warning
+    says so.
     """
     if not knows_stand_ins():
         print_log(

@@ -1,4 +1,4 @@
-"""Where weights come from: what stands before their names, and whose names they are."""
+"""Where weights come from: the prefix of their names, and whose names they are."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def select_prefix(
 
 
 def find_prefix(names: Iterable[str]) -> str:
-    """What stands before the name of the patch embedding, ``backbone.`` or ``model.backbone.``.
+    """The prefix of the patch embedding's name, such as ``backbone.`` or ``model.backbone.``.
 
     Of several the one of a teacher or an average (ema) wins, then the first in the file.
     """

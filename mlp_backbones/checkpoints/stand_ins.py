@@ -113,10 +113,10 @@ def knows_stand_ins() -> bool:
 
 
 def plain(x: object, done: dict[int, tuple[object, object]] | None = None) -> object:
-    """``x`` with values for the stand-ins in it; dicts and lists are changed in place.
+    """``x`` with values in place of its stand-ins; dicts and lists are changed in place.
 
-    What lies in several places is made once, and so is what holds itself: ``done`` has it, beside
-    what it was made of, whose id no other object may get.
+    An object that occurs several times, or contains itself, is made once: ``done`` keeps it
+    together with its original, so that no other object gets that id.
     """
     done = {} if done is None else done
     if id(x) in done:

@@ -36,8 +36,8 @@ class Translation:
 
 
 def translate(model: Backbone, weights: Mapping[str, Tensor]) -> Translation | None:
-    """``weights`` with our names and for as many bands as ``model`` has; None if their names are
-    of no source that is known.
+    """``weights`` with our names and for as many bands as ``model`` has; None if their source is
+    unknown.
 
     Raises:
         CheckpointError: if they are those of another family.
@@ -68,9 +68,9 @@ def translate_in_place(model: Backbone, state_dict: dict[str, Tensor], prefix: s
 
 
 def with_todays_names(model: Backbone, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """``weights`` with our names of today for earlier ones.
+    """``weights`` with today's names instead of earlier ones.
 
-    Once a resolution adapter was no module around its mixer f, and LayerScale none of its own.
+    Earlier versions had neither a module around a mixer (``f``) nor one for LayerScale.
     """
     today = {name.replace('.f.', '.').removesuffix('.gamma'): name for name in model.state_dict()}
     return {today.get(name, name): value for name, value in weights.items()}

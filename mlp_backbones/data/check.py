@@ -1,4 +1,4 @@
-"""Looks at every file and entry of a data set: what it holds, and all that is wrong with it."""
+"""Checks every file and entry of a data set: what it holds, and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def check_dataset(source: str | Path | Config) -> Report:
     """Check a folder, as ``tools/train.py --data`` takes it, or the data sets of a config.
 
     Raises:
-        FileNotFoundError, ValueError: there is nothing that could be checked.
+        FileNotFoundError, ValueError: there is nothing to check.
     """
     if not isinstance(source, Config):
         folder = check_folder(source)

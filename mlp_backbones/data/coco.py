@@ -77,8 +77,7 @@ def find_coco(folder: str | Path, out: str | Path, val_fraction: float, seed: in
 
     Raises:
         FileNotFoundError: no annotations, or images that they name and that are not there.
-        ValueError: annotations that are broken, contradict one another, or of which there are too
-            many to tell which are meant.
+        ValueError: annotations that are broken, contradictory or ambiguous.
     """
     folder, out = check_folder(folder), Path(out).resolve()
     files = annotation_files(folder, out)
@@ -103,7 +102,9 @@ def find_coco(folder: str | Path, out: str | Path, val_fraction: float, seed: in
 
 
 def annotation_files(folder: Path, out: Path | None = None) -> dict[str, Path]:
-    """One file for each part, but none of ``out``; for 'all' if there is only one, of no part."""
+    """One file for each part, none of them in ``out``; for 'all' if there is only one, which names
+    no part.
+    """
     found: dict[str | None, list[Path]] = {}
     for pattern in ('annotations/*.json', '*.json', '*/*.json'):
         for path in sorted(folder.glob(pattern)):
@@ -155,10 +156,10 @@ def read_coco(path: Path) -> tuple[dict, list[Problem]]:
 
 
 def load(path: Path) -> dict:
-    """Read a file of lists of entries, with an empty list for what it has not.
+    """Read a file of lists of entries; those that it does not have are empty.
 
     Raises:
-        ValueError: it is no such file.
+        ValueError: it is not such a file.
     """
     try:
         with path.open(encoding='utf-8') as file:
@@ -220,7 +221,7 @@ def check_coco(path: Path, content: dict) -> Iterator[Problem]:
 
 
 def as_id(value: Any) -> int | str | None:
-    """None for what can be no id."""
+    """``value``, or None if it cannot be an id."""
     return value if isinstance(value, (int, str)) else None
 
 
@@ -257,7 +258,7 @@ def check_mask(mask: Any, size: Sequence[int]) -> Iterator[tuple[str, str]]:
 
 
 def polygons(mask: Any) -> list[list[float]]:
-    """Those that have an area."""
+    """The polygons that have an area."""
     lists = [x for x in mask or [] if isinstance(x, list) and len(x) >= 6 and len(x) % 2 == 0]
     return [x for x in lists if numbers(x) and _area(x) > 0]
 
@@ -368,7 +369,7 @@ def check_masks(parts: dict[str, Part]) -> bool:
     """Whether the objects have masks.
 
     Raises:
-        ValueError: some have, and some have not.
+        ValueError: only some of them have.
     """
     without: dict[bool, tuple[Path, int]] = {}
     for part in parts.values():

@@ -30,14 +30,14 @@ def use_data(
     """Change ``cfg``, any config of mmdet or mmseg, to train and evaluate on a folder's data.
 
     The names of the classes, and their order, come from the data. They go into the data sets, and
-    so into the checkpoint and to the visualizer; their number goes into the heads. Where objects
-    have boxes only, a mask head of a two-stage detector is taken away.
+    so into the checkpoint and to the visualizer; their number goes into the heads. If the objects
+    have only boxes, the mask head of a two-stage detector is removed.
 
     Args:
-        cfg: Changed in place; as it then is, it needs no folder any more.
+        cfg: Changed in place; it then no longer needs the folder.
         folder: With COCO annotations, see :func:`find_coco`, or for mmseg with label maps, see
             :func:`find_masks`.
-        work_dir: Where files go that have to be written, in ``data/``: the parts of a data set
+        work_dir: New files go into its ``data/``: the parts of a data set
             that has none for validation.
         val_fraction: The share of the images that are for validation then.
         seed: What decides which.
@@ -106,7 +106,7 @@ def _refuse_other_tasks(cfg: Config) -> None:
 
 
 def _boxes_only(cfg: Config) -> None:
-    """Take masks out of a config whose model can do without."""
+    """Remove masks from a config whose model works without them."""
     roi_head = cfg.model.get('roi_head', {})
     others = {'mask_iou_head', 'point_head'} & roi_head.keys()
     if others or cfg.model.get('mask_head') or cfg.model.get('panoptic_head'):
@@ -122,7 +122,7 @@ def _boxes_only(cfg: Config) -> None:
 
 
 def _set_classes(model: ConfigDict, heads: tuple[str, ...], count: int) -> None:
-    """Give the heads this number of classes, and auxiliary ones that had the same as they."""
+    """Give the heads this number of classes, and auxiliary heads that had the same number."""
     numbered = [
         (setting, part, set(setting.split('.')[-2:]))
         for setting, part in walk(model, 'model')
@@ -143,7 +143,9 @@ def _set_classes(model: ConfigDict, heads: tuple[str, ...], count: int) -> None:
 
 
 def _resized(weights: list | tuple, given: int, count: int, setting: str) -> list:
-    """Weights of as many classes, if they are all alike; one of the background may follow."""
+    """Weights for the new number of classes, if all are equal; one for the background may
+    follow.
+    """
     classes, rest = list(weights[:given]), list(weights[given:])
     if len(classes) < given or len(rest) > 1 or len({*classes}) > 1:
         raise ValueError(

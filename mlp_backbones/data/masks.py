@@ -69,9 +69,9 @@ def find_masks(folder: str | Path, out: str | Path, val_fraction: float, seed: i
     without: then, as without a part for validation, one is drawn by lot, the same each time.
     ``train/images`` and ``train/masks`` are found, too.
 
-    A label map has one channel and the name of its image, which something may follow. The file
+    A label map has one channel and the name of its image, with or without a suffix. The file
     ``classes.txt`` names label 0 in its first line, label 1 in the second, and so on; a line
-    ``ignore`` stands for a label that is not to be learned, as 255 always is. Without that file,
+    ``ignore`` stands for a label that is not learned, as 255 never is. Without that file,
     label maps with a palette are taken as they are, and their classes have numbers for names.
 
     Args:
@@ -178,8 +178,8 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def find_suffix(parts: dict[str, MaskPart]) -> tuple[str, list[str]]:
-    """What follows the name of an image in that of its label map, and the label maps that are
-    not there.
+    """The suffix that label maps add to the name of their image, and the label maps that are
+    missing.
     """
     first = next(iter(parts.values()))
     files = [str(x) for x in first.ann_dir.rglob('*') if x.suffix.lower() in SUFFIXES]
@@ -265,7 +265,7 @@ def find_classes(
     Args:
         folder: The data set.
         train: Its training part.
-        seg_map_suffix: What follows the name of an image in that of its label map.
+        seg_map_suffix: What label maps add to the name of their image.
         where: The labels that were seen, with a file of each.
     """
     names, source, colours = read_names(folder, train, seg_map_suffix, [*where])

@@ -25,8 +25,8 @@ class Problem:
         kind: In a few words, the same for all of that kind.
         file: Which file is wrong.
         text: A sentence with the file and the entry.
-        is_error: Training fails at it, or learns or measures something wrong; else it is left out
-            or changed without a word, which may be what is wanted.
+        is_error: Training fails at it, or learns or measures something wrong; otherwise it is
+            silently left out or changed, which may be intended.
     """
 
     kind: str
@@ -110,7 +110,7 @@ def look_at(path: Path, whole: bool = False) -> ImageFile:
 def wrong_size(
     path: Path, found: tuple[int, int] | None, other: tuple[int, int] | None, whose: str
 ) -> Iterator[Problem]:
-    """That a file has another width and height than something says; None if one is not known."""
+    """A problem, if a file has another width and height than something says; None is unknown."""
     if found and other and found != other:
         text = f'{path} has {found[0]} x {found[1]} pixels, {whose} {other[0]} x {other[1]}'
         yield Problem('wrong size', str(path), text)

@@ -1,4 +1,4 @@
-"""What every kind of data folder has: parts, told by names or drawn by lot, and a table."""
+"""What every kind of data folder has: parts, found by name or drawn at random, and a table."""
 
 from __future__ import annotations
 

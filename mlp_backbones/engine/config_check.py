@@ -58,8 +58,8 @@ def check_runner(cfg: Config) -> None:
 
 
 def check_types(cfg: Config) -> None:
-    """Raise ValueError at a class that looks like a misspelling of one that there is. One that
-    looks like none is left to whoever builds it.
+    """Raise ValueError at a class that looks like a misspelling of an existing one. Any other
+    unknown name is left to whoever builds it.
     """
     scope = cfg.get('default_scope')
     scopes = ('mmengine', 'mlp_backbones', scope)

@@ -98,8 +98,8 @@ def _missing_path(path: Any, setting: str) -> Iterator[str]:
 def check_categories(cfg: Config, loops: Sequence[str]) -> None:
     """Compare the categories of COCO files with the classes of their data sets.
 
-    mmdet numbers its labels as the file lists its categories, and leaves out objects of categories
-    that it does not know, without a word.
+    mmdet numbers its labels as the file lists its categories, and silently leaves out objects of
+    categories that it does not know.
 
     Raises:
         ValueError: with the file and the setting, if they are not the same in the same order, if a

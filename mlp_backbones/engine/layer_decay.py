@@ -24,7 +24,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     backbone of this package) says which layer a parameter belongs to. All other parameters,
     such as those of neck and head, have the full rate. Weights decay, but norms, biases
     (gMLP's gate biases too), LayerScale, Affine, class tokens and position embeddings do
-    not, in the whole model. Frozen parameters are left to no optimizer.
+    not, in the whole model. Frozen parameters go to no optimizer.
 
     In a config of mmdet, mmseg or any other code base of OpenMMLab::
 

@@ -25,8 +25,8 @@ class ValLossHook(Hook):
     ``val_loss`` is their sum as it is in training, ``val_loss_cls`` and so on are its parts. The
     weights are those that were evaluated (EMA's, with mmengine's EMAHook), in eval mode: without
     dropout, and with the statistics of batch norm that are used later. The images come as the
-    evaluation has them, but their annotations are resized with them. What the loss draws by lot is
-    drawn alike each time, and training draws the same as without this hook.
+    evaluation has them, but their annotations are resized with them. Random choices of the loss
+    are the same each time, and do not change those of the training.
 
     Args:
         max_images: How many images at most, spread evenly; they take about as long as the

@@ -1,4 +1,4 @@
-"""What a backbone does whatever its topology and its blocks are."""
+"""What every backbone does, whatever its topology and its blocks."""
 
 from __future__ import annotations
 
@@ -332,8 +332,8 @@ class Backbone(BaseModule):
 
 
 class PretrainedBackbone:
-    """An initialiser in the place of mmengine's ``Pretrained``, which knows one layout of
-    weights and unpickles what is not safe to load.
+    """An initialiser instead of mmengine's ``Pretrained``, which knows only one layout of weights
+    and unpickles files that are not safe to load.
     """
 
     def __init__(self, checkpoint: str, prefix: str | None = None, map_location=None):
@@ -395,7 +395,7 @@ def to_feature_maps(maps: Sequence[Tensor], training: bool) -> tuple[Tensor, ...
 
 
 class _FeatureMaps(torch.autograd.Function):
-    """All maps as one step of autograd, which makes zeros of gradients that lack."""
+    """All maps as one step of autograd, in which missing gradients become zeros."""
 
     generate_vmap_rule = True
 

@@ -142,8 +142,8 @@ class ConvMLP(PyramidBackbone):
     none has a norm. Stochastic depth begins anew with each stage and leaves out the first.
 
     Arguments: see :class:`PyramidBackbone` (without ``resolution``), and ``mlp_ratio`` of
-    :class:`ConvMLPBlock`. There is one ``stem`` more, its default: 'tokenizer', which
-    :class:`ConvTokenizer` is.
+    :class:`ConvMLPBlock`. It adds a ``stem``, its default: 'tokenizer', see
+    :class:`ConvTokenizer`.
     """
 
     presets = {

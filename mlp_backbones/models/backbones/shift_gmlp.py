@@ -1,6 +1,6 @@
 """ShiftGMLP: a gate of spatial shifts and interpolated token mixing, with batch norm.
 
-It has no paper. Its parts have: the gate of gMLP (Liu et al., NeurIPS 2021,
+It has no paper of its own; its parts do: the gate of gMLP (Liu et al., NeurIPS 2021,
 https://arxiv.org/abs/2105.08050), the spatial shift of S2-MLP (Yu et al., WACV 2022,
 https://arxiv.org/abs/2106.07477), and a gate over a local mix, of gSwin (Go and Tachibana,
 ICASSP 2023, https://arxiv.org/abs/2208.11718).
