@@ -74,6 +74,8 @@ def predict(
     from ..predictions.inputs import find_inputs
     from ..predictions.run import Writer, run, settings_of
 
+    if Path(out).is_file():
+        raise ValueError(f'out={out} is a file; give a folder')
     given = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)
     out = Path(out)
     found = find_inputs(given, out, img_dir)

@@ -15,6 +15,7 @@ from PIL import Image
 from mlp_backbones.data.coco import as_id, image_folder, load
 from mlp_backbones.data.masks import SUFFIXES as IMAGES
 from mlp_backbones.data.problems import BROKEN, Problem, look_at
+from mlp_backbones.data.splits import SPLITS
 from mlp_backbones.spelling import did_you_mean_file
 
 VIDEOS = ('.mp4', '.mov', '.avi', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg', '.wmv')
@@ -136,7 +137,7 @@ def _of_coco(path: Path, img_dir: str | Path | None) -> Inputs:
     ids = [as_id(x['id']) for x in images]
     if len(set(ids)) < len(ids):
         raise ValueError(f'{path}: two images have the same id')
-    folder = Path(img_dir) if img_dir else image_folder(path.parent.parent, path, content, 'test')
+    folder = Path(img_dir) if img_dir else _find_images(path, content)
     files = []
     for image, number in zip(images, ids, strict=True):
         name = Path(os.path.normpath(image['file_name']))
@@ -150,6 +151,14 @@ def _of_coco(path: Path, img_dir: str | Path | None) -> Inputs:
         )
     categories = {str(x.get('name')): as_id(x.get('id')) for x in content['categories']}
     return Inputs(tuple(files), categories or None)
+
+
+def _find_images(path: Path, content: dict) -> Path:
+    """The folder, of a usual name, that has most of a COCO file's images."""
+    names = [str(x['file_name']) for x in content['images']]
+    sample = names[:: max(1, len(names) // 20)]
+    found = [image_folder(path.parent.parent, path, content, split) for split in SPLITS]
+    return max(found, key=lambda folder: sum((folder / name).is_file() for name in sample))
 
 
 def read_image(path: Path) -> tuple[np.ndarray, tuple[Problem, ...]]:

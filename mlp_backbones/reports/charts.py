@@ -37,15 +37,15 @@ def matrix(counts: np.ndarray, names: Sequence[str]) -> str:
     """A confusion matrix, true (rows) by predicted, coloured by the share of its row."""
     rows = counts.sum(1, keepdims=True)
     share = np.divide(counts, rows, out=np.zeros(counts.shape), where=rows > 0)
-    size = min(10.0, max(4.2, 2.4 + 0.55 * len(names)))
+    size = min(14.0, max(4.2, 2.4 + 0.55 * len(names)))
     with rc_context(STYLE):
         figure = Figure(figsize=(size, size * 0.92), layout='constrained')
         axes = figure.subplots()
         axes.imshow(share, cmap='Blues', vmin=0, vmax=1)
-        font = 10 if len(names) <= WITH_NUMBERS else max(2, 250 / len(names))
+        font = min(10, 45 * size / len(names))  # points, of 72 to an inch
         places = range(len(names))
-        axes.set_xticks(places, names, rotation=90, fontsize=min(10, font))
-        axes.set_yticks(places, names, fontsize=min(10, font))
+        axes.set_xticks(places, names, rotation=90, fontsize=font)
+        axes.set_yticks(places, names, fontsize=font)
         axes.set(xlabel='predicted', ylabel='true')
         if len(names) <= WITH_NUMBERS:
             for i, j in np.argwhere(counts):

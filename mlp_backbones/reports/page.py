@@ -27,6 +27,7 @@ from . import charts
 
 WORST = 12  # images that are shown
 SHOWN_CURVES = 10  # classes, those with the most objects
+SHOWN_CONFUSIONS = 10
 WIDTH = 480  # of a picture, in pixels
 KINDS = dict(bbox='Boxes', segm='Masks', pixels='Label maps')
 SIZES_NOTE = (
@@ -258,7 +259,27 @@ def sections(found: dict[str, Any], before: dict[str, Any] | None) -> list[dict[
         for caption, x in tables.items()
     }
     made.append(dict(title='Confusion matrix', note=note, charts=drawn))
+    rows = confused(np.array(found['confusion']['matrix']), names)
+    if rows:
+        made.append(dict(title='Most frequent confusions', rows=rows))
     return made
+
+
+def confused(matrix: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:
+    """The cells off the diagonal that hold most."""
+    wrong = matrix - np.diag(np.diag(matrix))
+    most = np.argsort(wrong, axis=None, kind='stable')[::-1][:SHOWN_CONFUSIONS]
+    cells = (np.unravel_index(i, wrong.shape) for i in most)
+    return [
+        {
+            'true': names[i],
+            'predicted': names[j],
+            'count': f'{wrong[i, j]:,}',
+            'of the true class': f'{100 * wrong[i, j] / matrix[i].sum():.1f} %',
+        }
+        for i, j in cells
+        if wrong[i, j]
+    ]
 
 
 def _curves(kind: str, lines: dict, found: dict, before: dict | None) -> dict[str, Any]:

@@ -267,6 +267,16 @@ def test_inputs_are_named_below_the_folder_that_they_share(images, tmp_path):
     assert names(f'{images}/d*/b.png', images / 'a.jpg') == ['day/b.png', 'a.jpg']
 
 
+def test_images_of_a_coco_file_are_found_in_the_usual_folders(tmp_path):
+    (tmp_path / 'annotations').mkdir()
+    (tmp_path / 'val2017').mkdir()
+    cv2.imwrite(str(tmp_path / 'val2017' / 'a.jpg'), np.zeros((9, 9, 3), np.uint8))
+    path = tmp_path / 'annotations' / 'instances_val2017.json'
+    path.write_text(json.dumps(dict(images=[dict(id=1, file_name='a.jpg')])))
+    (image,) = find_inputs([path], tmp_path / 'out').files
+    assert image.path == tmp_path / 'val2017' / 'a.jpg' and image.id == 1
+
+
 def refused(monkeypatch, *words):
     monkeypatch.setattr(sys, 'argv', ['predict.py', *map(str, words)])
     with pytest.raises(SystemExit) as end:
@@ -307,6 +317,7 @@ def test_what_is_wrong_is_said_in_one_line_and_nothing_is_written(
         ([ROOT / 'configs/gmlp_maskrcnn_coco.py', det, images],
          'trained for 3 classes (red, green, blue), the config is for 80'),
     ]  # fmt: skip
+    assert 'is a file; give a folder' in refused(monkeypatch, det, images, '--out', det)
     for words, message in cases:
         text = refused(monkeypatch, *words, '--out', out)
         assert text.startswith('predict.py: ') and message in text, text

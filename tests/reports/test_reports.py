@@ -19,6 +19,7 @@ from pycocotools import mask as rle
 from small_models import CLASSES, CONFIGS, PALETTE, ROOT, save_small, small_config
 
 from mlp_backbones.registry import METRICS
+from mlp_backbones.reports.page import confused
 
 COLOURS = np.array(PALETTE, np.uint8)
 SIZE = (48, 64)
@@ -203,6 +204,16 @@ def test_numbers_of_a_segmentor_are_those_of_the_metric(coco, tmp_path):
     assert [x['file_name'][-5:] for x in report['images_with_errors']] == [
         f'{i}.png' for i in (4, 3, 2, 1, 0)
     ]
+
+
+def test_confusions_are_listed_by_their_number():
+    rows = confused(np.array([[5, 3, 0], [1, 0, 9], [0, 0, 0]]), 'abc')
+    assert [(x['true'], x['predicted'], x['count']) for x in rows] == [
+        ('b', 'c', '9'),
+        ('a', 'b', '3'),
+        ('b', 'a', '1'),
+    ]
+    assert rows[1]['of the true class'] == '37.5 %'
 
 
 def test_two_runs_stand_side_by_side(coco, tmp_path):
