@@ -48,9 +48,9 @@ def test_timm_models_give_features():
 @pytest.mark.parametrize(
     'text, message',
     [
-        ('GMLP(3)', 'is no model'),
-        ('GMLP(arch=nano)', 'is no model'),
-        ('a b', 'is no model'),
+        ('GMLP(3)', 'is not a model'),
+        ('GMLP(arch=nano)', 'is not a model'),
+        ('a b', 'is not a model'),
         ("GMLP(arch='nan')", "did you mean nano|choose among 'nano'"),
         ('mmdet.Nothing', 'cannot be built'),
     ],

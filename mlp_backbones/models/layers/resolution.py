@@ -239,8 +239,8 @@ class Resolution:
 class AnyResolution(nn.Module):
     """A token mixer f of one grid, on maps of any size.
 
-    Prefix tokens meet every part that the map is cut into, and become the mean of what those
-    parts make of them that hold tokens of the image.
+    Prefix tokens meet every part of the map; the new ones are the mean over the parts that hold
+    tokens of the image.
 
     Args:
         f: A token mixer, (B', C, N) -> (B', C', N) with N = ``resolution.tokens``: tokens last,

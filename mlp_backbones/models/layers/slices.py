@@ -1,11 +1,10 @@
-"""What is done in another way on a CPU, for inference without gradients.
+"""What runs in another way on a CPU, in inference without gradients.
 
-What a block makes of a large map inside, several times wider than the map, is written to memory
-and read back, which on a CPU costs more than the matrix products. So a large map goes through in
-slices that stay in its cache. And a shift of a few channels each, which as copies has to move
-their values one by one, is the convolution that it equals. Nothing else is done so: not training,
-no other device, no program that is recorded, and no module that somebody has changed or listens
-to.
+The tensors inside a block are several times as wide as its map. Those of a large map are written
+to memory and read back, which on a CPU costs more than the matrix products. So a large map goes
+through in slices that stay in its cache. And a shift of a few channels, which as copies would move
+their values one by one, runs as the convolution that it equals. Nothing else does: not training,
+no other device, no recorded program, and no module that has been changed or has a hook.
 """
 
 from __future__ import annotations
@@ -106,7 +105,7 @@ def is_sliced(module: nn.Module, x: Tensor, width: int) -> bool:
 
 
 def is_token_wise(m: nn.Module) -> bool:
-    """Whether nobody listens to ``m`` and its weights, if any, work on each token by itself."""
+    """Whether ``m`` has no hooks, and its weights, if any, work on each token by itself."""
     if m._forward_hooks or m._forward_pre_hooks:
         return False
     if isinstance(m, _BatchNorm):  # with the statistics of the map at hand it is not

@@ -1,6 +1,6 @@
 """What kind of call this is: eager, or one that is recorded or transformed.
 
-The one place that looks up what differs between versions of torch.
+The only place that deals with differences between versions of torch.
 """
 
 import torch
@@ -31,7 +31,7 @@ def is_plain(x: Tensor) -> bool:
 
 
 def is_zero(n: int) -> bool:
-    """Whether a length is known to be 0: one that a program is recorded for any of is not."""
+    """Whether a length is known to be 0; in a program recorded for any length it is not."""
     if not is_compiling():
         return not isinstance(n, Tensor) and n == 0
     return statically_known_true(n == 0)

@@ -1,8 +1,8 @@
 """The sizes of images on their way from a data preprocessor to a backbone.
 
 A detector hands its backbone a tensor and nothing else, so the sizes travel on it, as the
-attribute ``valid_sizes``. What makes another tensor of it, such as a cast, loses them: that is
-told, once.
+attribute ``valid_sizes``. Whatever makes another tensor of it, such as a cast, loses them; a
+warning says so, once.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ class SimpleFeaturePyramid(BaseModule):
             values, as in the official code.
 
     Raises:
-        ValueError: for an argument, or a map, that is none of the above.
+        ValueError: for an argument, or a map, that is not as above.
 
     Example:
         >>> import torch
@@ -141,7 +141,7 @@ class SimpleFeaturePyramid(BaseModule):
         return tuple(out.contiguous() for out in outs)  # mmcv's RoIAlign ignores strides
 
     def check_input(self, inputs: Tensor | Sequence[Tensor]) -> Tensor:
-        """Return the map in ``inputs``, or raise ValueError or TypeError if it is no such."""
+        """Return the map in ``inputs``, or raise ValueError or TypeError if there is none."""
         if isinstance(inputs, (tuple, list)):
             if len(inputs) != 1:
                 raise ValueError(
@@ -163,7 +163,9 @@ class SimpleFeaturePyramid(BaseModule):
 
 
 def octaves_between(in_stride: int, out_strides: Sequence[float]) -> list[int]:
-    """``log2(s / in_stride)`` of each of ``out_strides``, or ValueError if one is no integer."""
+    """``log2(s / in_stride)`` of each of ``out_strides``, or ValueError if one is not an
+    integer.
+    """
     check_positive('in_stride', in_stride)
     octaves = []
     for stride in out_strides if isinstance(out_strides, Sequence) else ():

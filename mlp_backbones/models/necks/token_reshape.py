@@ -36,7 +36,7 @@ class TokenReshape(BaseModule):
         init_cfg: mmengine's initialisation config.
 
     Raises:
-        ValueError: for a size that is no pair of positive integers, different numbers of
+        ValueError: for a size that is not a pair of positive integers, different numbers of
             levels, or an unknown interpolation.
     """
 
@@ -268,7 +268,7 @@ class CrossAttentionReshape(TokenReshape):
     Raises:
         ValueError: for sizes or numbers that are not positive integers, different numbers
             of levels, heads that do not divide the output channels, or a ``head_dim``
-            that is no multiple of 4.
+            that is not a multiple of 4.
 
     Example:
         >>> import torch
