@@ -13,7 +13,6 @@ import sys
 try:
     from mlp_backbones.apis import predict
     from mlp_backbones.engine import launch
-    from mlp_backbones.engine.options import CfgOptions
 except ImportError as error:
     sys.exit(f'predict.py: {error} (see docs/install.md)')
 
@@ -51,13 +50,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--img-dir', help='where the images of a COCO JSON are')
     parser.add_argument('--device', help='default: cuda:0 if there is a GPU, else cpu')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=CfgOptions,
-        metavar='KEY=VALUE',
-        help='change settings of the config, as in train.py',
-    )
+    launch.add_cfg_options(parser)
     args = parser.parse_args()
     args.config = args.words.pop(0) if args.words[0].endswith('.py') else None
     if len(args.words) < 2:

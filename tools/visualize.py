@@ -17,7 +17,6 @@ matplotlib.use('Agg')
 try:
     from mlp_backbones.apis import init_model
     from mlp_backbones.engine import launch
-    from mlp_backbones.engine.options import CfgOptions
 except ImportError as error:
     sys.exit(f'visualize.py: {error} (see docs/install.md)')
 import mmcv
@@ -52,13 +51,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out', default='.', help='folder of the pictures (default: .)')
     parser.add_argument('--layer', help='whose weights; a wrong name gets a list of all')
     parser.add_argument('--device', help='default: cuda:0 if there is a GPU, else cpu')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=CfgOptions,
-        metavar='KEY=VALUE',
-        help='change settings of the config, as in train.py',
-    )
+    launch.add_cfg_options(parser)
     args = parser.parse_args()
     words = args.words
     args.config = words.pop(0) if words[0].endswith('.py') else None
@@ -172,7 +165,7 @@ def components(x: Tensor) -> np.ndarray:
     tokens = tokens - tokens.mean(0)
     _, axes = torch.linalg.eigh(tokens.T @ tokens)
     axes = axes[:, -3:].flip(1)
-    axes = axes * axes.sum(0).sign()  # which of the two directions is no matter of chance
+    axes = axes * axes.sum(0).sign()  # the signs would be a matter of chance
     values = tokens @ axes
     values = values / (4 * values.std(0, correction=0) + 1e-12) + 0.5  # two deviations each way
     return values.clamp(0, 1).reshape(*x.shape[1:], -1).float().numpy()
@@ -249,10 +242,12 @@ def visualize(args: argparse.Namespace) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     written = []
     if image is not None:
-        size = result.metainfo['img_shape'][:2]
+        whole = result.metainfo['img_shape'][:2]
+        size = tuple(map(min, whole, seen['canvas']))  # of sliding windows, the first one
         maps = valid(seen['maps'], seen['canvas'], size)
+        shown = mmcv.imresize(image, whole[::-1])[: size[0], : size[1]]
         written.append(out / 'features.png')
-        draw_features(mmcv.imresize(image, size[::-1]), maps, written[-1])
+        draw_features(shown, maps, written[-1])
     if name is None:
         print('no weights.png: this model has no token-mixing weights')
     else:

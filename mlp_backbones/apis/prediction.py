@@ -93,7 +93,4 @@ def predict(
 def require_extra(module: str, what: str) -> None:
     """Raise ImportError if a package of the extra "predict" is not installed."""
     if find_spec(module) is None:
-        raise ImportError(
-            f'{what} need {module}, which is not installed: pip install "mlp-backbones[predict]" '
-            f'(or pip install {module})'
-        )
+        raise ImportError(f'{what} need {module}, which is not installed: pip install {module}')

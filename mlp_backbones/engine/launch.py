@@ -40,15 +40,7 @@ def argument_parser(description: str) -> argparse.ArgumentParser:
         help="folder for logs and checkpoints (default: the config's "
         'work_dir, else ./work_dirs/<name of the config>)',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=CfgOptions,
-        metavar='KEY=VALUE',
-        help='change settings of the config, as in data_root=/data/coco '
-        'train_dataloader.batch_size=4 "param_scheduler.0.end=100"; lists are '
-        'key="[a,b]" or key=a,b, without spaces',
-    )
+    add_cfg_options(parser)
     parser.add_argument(
         '--launcher',
         choices=['none', 'pytorch', 'slurm', 'mpi'],
@@ -60,6 +52,18 @@ def argument_parser(description: str) -> argparse.ArgumentParser:
         '--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS
     )
     return parser
+
+
+def add_cfg_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=CfgOptions,
+        metavar='KEY=VALUE',
+        help='change settings of the config, as in data_root=/data/coco '
+        'train_dataloader.batch_size=4 "param_scheduler.0.end=100"; lists are '
+        'key="[a,b]" or key=a,b, without spaces',
+    )
 
 
 def parse_args(parser: argparse.ArgumentParser) -> argparse.Namespace:
