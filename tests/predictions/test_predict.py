@@ -327,9 +327,7 @@ def test_what_is_wrong_is_said_in_one_line_and_nothing_is_written(
 
 def test_without_supervision_it_says_what_to_install(images, monkeypatch):
     monkeypatch.setattr(prediction, 'find_spec', lambda name: None)
-    with pytest.raises(
-        ImportError, match='predictions need supervision, .* pip install supervision'
-    ):
+    with pytest.raises(ImportError, match='need supervision, .* pip install supervision'):
         predict('x.pth', images, out='out')
 
 
