@@ -114,7 +114,7 @@ def test_norm_cfg_is_what_other_backbones_take():
     assert not any(p.requires_grad for m in batch_norms(frozen) for p in m.parameters())
     for bad, message in (
         ('LN', 'must be a batch norm of maps'),
-        ('Ban', "'Ban'.* builds no norm"),
+        ('Ban', "'Ban'.* cannot be built"),
     ):
         with pytest.raises(ValueError, match=message):
             small(ShiftGMLP, norm_cfg=dict(type=bad))
