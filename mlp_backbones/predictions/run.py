@@ -237,6 +237,8 @@ def run(writer: Writer, inputs: Inputs, settings: dict, progress: bool) -> Predi
                     'video that cannot be read' if item.is_video else 'image that cannot be read'
                 )
                 done.skipped.append(Problem(kind, str(item.path), str(error)))
+                if not item.is_video:
+                    bar.advance(task)
                 continue
             done.notes += notes
             journal.add(item.name, item.path, images)
