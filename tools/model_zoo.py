@@ -8,6 +8,7 @@ from pathlib import Path
 
 try:
     from mlp_backbones.analysis import complexity
+    from mlp_backbones.apis.model_zoo import is_classifier
 except ImportError as error:
     sys.exit(f'model_zoo.py: {error} (see docs/install.md)')
 import torch
@@ -39,10 +40,6 @@ def metrics(model: dict) -> dict[str, float]:
     return {k: v for result in model['Results'] for k, v in result['Metrics'].items()}
 
 
-def is_pretrained(model: dict) -> bool:
-    return 'Top 1 Accuracy' in metrics(model)
-
-
 def link(address: str) -> str:
     """To a checkpoint, and how to get it."""
     how = 'Drive, by hand' if address.startswith('https://drive.google.com') else 'download'
@@ -61,7 +58,7 @@ def backbone_row(name: str, collection: dict, models: list[dict], arch: str) -> 
     with torch.device('meta'):
         model = MODELS.get(name)(arch)
     params, macs = complexity.measure_backbone(model, DETECTION_SIZE)
-    (weights,) = [m for m in models if is_pretrained(m) and m['Metadata']['Architecture'] == arch]
+    (weights,) = [m for m in models if is_classifier(m) and m['Metadata']['Architecture'] == arch]
     top1 = metrics(weights)['Top 1 Accuracy']
     cells = f'{params / 1e6:.1f} M', f'{macs / 1e9:.1f} G', top1, link(weights['Weights'])
     return row(f'`{name}`', f'`{arch}`', *cells, collection['License'])
@@ -99,7 +96,7 @@ def tables() -> str:
         'weights', 'licence'
     )  # fmt: skip
     for collection, models in published:
-        archs = [m['Metadata']['Architecture'] for m in models if is_pretrained(m)]
+        archs = [m['Metadata']['Architecture'] for m in models if is_classifier(m)]
         name = collection['Name']
         lines += [backbone_row(name, collection, models, arch) for arch in archs]
     lines += ['', '## Detectors and segmentors', '']
@@ -108,7 +105,7 @@ def tables() -> str:
         'mIoU (published)', 'read at', 'checkpoint'
     )  # fmt: skip
     for _, models in published:
-        lines += [model_row(m) for m in models if not is_pretrained(m)]
+        lines += [model_row(m) for m in models if not is_classifier(m)]
     lines += [
         '',
         '## Small backbones of this project',

@@ -12,7 +12,7 @@ try:
     from mlp_backbones.apis.prediction import require_extra
     from mlp_backbones.engine import launch
     from mlp_backbones.engine.checkpoint_fit import check_checkpoint
-    from mlp_backbones.engine.config_check import check_config, classes_of, walk
+    from mlp_backbones.engine.config_check import check_config, meta_of_test
     from mlp_backbones.engine.data_check import check_data
     from mlp_backbones.reports.page import read_report
 except ImportError as error:
@@ -128,14 +128,13 @@ def make_report(cfg: Config, args: argparse.Namespace) -> None:
         if report['compare'] == report['folder']:
             raise ValueError(f'--compare {args.compare} is the folder that --report writes')
         kind = 'segmentation' if is_segmentor else 'detection'
-        other, dataset = read_report(args.compare, kind), cfg.test_dataloader.dataset
-        classes = [classes_of(x, cfg.default_scope) for _, x in walk(dataset)]
-        known = [list(map(str, x)) for x in classes if x is not None]
-        if known and known[0] != other['classes']:
+        theirs, meta = read_report(args.compare, kind)['classes'], meta_of_test(cfg)
+        ours = list(map(str, meta['classes'])) if meta else theirs
+        if ours != theirs:
             raise ValueError(
-                f'--compare {args.compare} is of {len(other["classes"])} classes '
-                f'({", ".join(other["classes"][:3])}, ...), {cfg.filename} of {len(known[0])} '
-                f'({", ".join(known[0][:3])}, ...)'
+                f'--compare {args.compare} is of {len(theirs)} classes '
+                f'({", ".join(theirs[:3])}, ...), {cfg.filename} of {len(ours)} '
+                f'({", ".join(ours[:3])}, ...)'
             )
     if is_segmentor:
         metric = ConfigDict(type='mlp_backbones.SegmentationReport', report=report)

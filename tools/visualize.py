@@ -15,7 +15,7 @@ import matplotlib
 
 matplotlib.use('Agg')
 try:
-    from mlp_backbones.apis import init_model
+    from mlp_backbones.apis.inference import default_device, init_model
     from mlp_backbones.engine import launch
 except ImportError as error:
     sys.exit(f'visualize.py: {error} (see docs/install.md)')
@@ -79,7 +79,7 @@ def new_model(cfg: Config, device: str | None) -> nn.Module:
         model = MODELS.build(cfg.model)
         model.init_weights()
     model.cfg = cfg
-    return model.to(device or ('cuda:0' if torch.cuda.is_available() else 'cpu')).eval()
+    return model.to(device or default_device()).eval()
 
 
 def find_layer(model: nn.Module, name: str | None) -> str | None:

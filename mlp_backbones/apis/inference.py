@@ -11,7 +11,7 @@ from torch import nn
 from ..checkpoints import CheckpointError, find_weights, read_checkpoint, safe_loading
 from ..checkpoints.plain_config import config_of
 from ..engine.checkpoint_fit import check_fit
-from ..engine.config_check import classes_of, meta_of, walk
+from ..engine.config_check import meta_of_test, walk
 from ..environment import require
 from .model_zoo import find_model, is_name
 
@@ -46,7 +46,7 @@ def init_model(
     else:
         from mmdet.apis import init_detector as init
     with safe_loading():
-        model = init(cfg, checkpoint, device=device or _default_device())
+        model = init(cfg, checkpoint, device=device or default_device())
     check_fit(model, find_weights(content), whole=True)
     _set_classes(model, content, cfg)
     return model
@@ -77,7 +77,7 @@ def inferencer(
     else:
         from mmdet.apis import DetInferencer as Inferencer
     with safe_loading():
-        infer = Inferencer(cfg, checkpoint, device=device or _default_device(), **kwargs)
+        infer = Inferencer(cfg, checkpoint, device=device or default_device(), **kwargs)
     check_fit(infer.model, find_weights(content), whole=True)
     return infer
 
@@ -118,18 +118,9 @@ def _classes_of_checkpoint(content: dict) -> list[str] | None:
     return list(map(str, classes)) if isinstance(classes, (list, tuple)) else None
 
 
-def _meta_of_config(cfg: Config) -> dict | None:
-    """Classes and palette of the first data set of the test part that has classes."""
-    scope = cfg.get('default_scope', 'mmdet')
-    for _, dataset in walk((cfg.get('test_dataloader') or {}).get('dataset')):
-        if classes_of(dataset, scope) is not None:
-            return meta_of(dataset, scope)
-    return None
-
-
 def _check_classes(content: dict, cfg: Config, checkpoint: str) -> None:
     """Raise CheckpointError if the checkpoint and the config name different classes."""
-    theirs, meta = _classes_of_checkpoint(content), _meta_of_config(cfg)
+    theirs, meta = _classes_of_checkpoint(content), meta_of_test(cfg)
     ours = list(map(str, meta['classes'])) if meta else None
     if theirs is None or ours is None or theirs == ours:
         return
@@ -149,10 +140,10 @@ def _set_classes(model: nn.Module, content: dict, cfg: Config) -> None:
     """Name the classes as the config does, where the checkpoint does not: mmdet and mmseg then
     take COCO's or Cityscapes'.
     """
-    meta = _meta_of_config(cfg)
+    meta = meta_of_test(cfg)
     if meta and _classes_of_checkpoint(content) is None:
         model.dataset_meta = dict(classes=meta['classes'], palette=meta.get('palette'))
 
 
-def _default_device() -> str:
+def default_device() -> str:
     return 'cuda:0' if torch.cuda.is_available() else 'cpu'

@@ -30,8 +30,8 @@ def models() -> dict[str, dict]:
     return {m['Name']: m for file in files for m in load(str(FOLDER / file))['Models']}
 
 
-def is_detector_or_segmentor(entry: dict) -> bool:
-    return all(result['Task'] != CLASSIFICATION for result in entry['Results'])
+def is_classifier(entry: dict) -> bool:
+    return any(result['Task'] == CLASSIFICATION for result in entry['Results'])
 
 
 def is_name(text: str) -> bool:
@@ -46,7 +46,7 @@ def find_model(name: str) -> tuple[Path, str]:
         FileNotFoundError: if there is none of that name, or this is not an installation.
         ValueError: if its weights are those of a classifier.
     """
-    known = {n: m for n, m in models().items() if is_detector_or_segmentor(m)}
+    known = {n: m for n, m in models().items() if not is_classifier(m)}
     if name not in known and name in models():
         raise ValueError(
             f'{name} are weights of a classifier, which go into the init_cfg of a backbone: '

@@ -129,12 +129,12 @@ def without_init_cfg(node: object) -> object:
 
 def import_scope(scope: str) -> None:
     """Register all of mmdet or mmseg, and of this package."""
-    from .. import registry as ours
     from ..environment import require
+    from ..registry import MODELS
 
     require(scope)
-    for registry in vars(ours).values():
-        if isinstance(registry, Registry) and registry.scope == ours.MODELS.scope:
+    for registry in registries():
+        if registry.scope == MODELS.scope:
             registry.import_from_location()
     if scope == 'mmdet':
         from mmdet.utils import register_all_modules

@@ -147,6 +147,15 @@ def meta_of(dataset: Mapping, scope: str) -> dict:
     return meta | dict(dataset.get('metainfo') or {})
 
 
+def meta_of_test(cfg: Config) -> dict | None:
+    """The classes and the palette of the first data set of the test that has classes."""
+    scope = cfg.get('default_scope', 'mmdet')
+    for _, dataset in walk((cfg.get('test_dataloader') or {}).get('dataset')):
+        if classes_of(dataset, scope) is not None:
+            return meta_of(dataset, scope)
+    return None
+
+
 def check_model(cfg: Config) -> None:
     """Build the backbone, if it is one of ours, without memory for its weights, and compare its
     maps with what the neck or the heads of a segmentor take.

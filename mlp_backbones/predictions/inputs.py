@@ -6,6 +6,7 @@ import glob
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 import mmcv
@@ -19,7 +20,7 @@ from mlp_backbones.data.splits import SPLITS
 from mlp_backbones.spelling import did_you_mean_file
 
 VIDEOS = ('.mp4', '.mov', '.avi', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg', '.wmv')
-KINDS = f'an image ({", ".join(IMAGES)}), a video ({", ".join(VIDEOS)}), a folder or a COCO JSON'
+FILES = f'an image ({", ".join(IMAGES)}), a video ({", ".join(VIDEOS)})'
 
 
 @dataclass(frozen=True)
@@ -90,23 +91,20 @@ def _expand(text: str, out: Path) -> Iterator[tuple[Path, Path]]:
     if path.is_dir():
         found = sorted(x.absolute() for x in path.rglob('*') if _is_wanted(x, out))
         if not found:
-            raise FileNotFoundError(f'{text} has no images and no videos: none of its files is '
-                                    f'{KINDS.rpartition(", a folder")[0]}')  # fmt: skip
+            raise FileNotFoundError(
+                f'{text} has no images and no videos: none of its files is {FILES}'
+            )
         yield from ((x, path.absolute()) for x in found)
     elif path.is_file():
         if path.suffix.lower() not in (*IMAGES, *VIDEOS):
-            raise ValueError(f'{text} is not {KINDS}')
+            raise ValueError(f'{text} is not {FILES}, a folder or a COCO JSON')
         yield path.absolute(), path.absolute().parent
     elif glob.has_magic(text):
         found = sorted(Path(x).absolute() for x in glob.glob(text, recursive=True))
         found = [x for x in found if _is_wanted(x, out)]
         if not found:
             raise FileNotFoundError(f'no image and no video matches {text}')
-        fixed = [part for part in Path(text).parts]
-        while glob.has_magic(os.path.join(*fixed)):
-            fixed.pop()
-            if not fixed:
-                break
+        fixed = takewhile(lambda part: not glob.has_magic(part), Path(text).parts)
         folder = Path(*fixed).absolute()
         yield from ((x, folder) for x in found)
     else:

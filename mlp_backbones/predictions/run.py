@@ -38,6 +38,7 @@ from .journal import Journal
 from .models import detect, segment
 from .video import count_frames, map_video
 
+FOLDERS = ('pictures', 'videos', 'label_maps')
 PICTURES = ('.jpg', '.jpeg', '.png')  # what every viewer opens; others become .jpg
 
 
@@ -65,7 +66,7 @@ class Predicted:
         lines = [f'{self.images} images with results in {self.out}']
         if self.earlier:
             lines[0] += f'; {self.earlier} files were done earlier'
-        for name in ('pictures', 'videos', 'label_maps'):
+        for name in FOLDERS:
             if (self.out / name).is_dir():
                 lines.append(f'  {self.out / name}')
         if self.results:
@@ -242,7 +243,7 @@ def run(writer: Writer, inputs: Inputs, settings: dict, progress: bool) -> Predi
                 continue
             done.notes += notes
             journal.add(item.name, item.path, images)
-    for folder in ('pictures', 'videos', 'label_maps'):
+    for folder in FOLDERS:
         for root, _, _ in os.walk(writer.out / folder, topdown=False):
             with suppress(OSError):  # of a file that was skipped
                 os.rmdir(root)

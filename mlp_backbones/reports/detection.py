@@ -12,8 +12,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 SCORE, IOU = 0.3, 0.5  # of what counts as found, in the confusion matrix and for the worst images
-SIZES = ('all', 'small', 'medium', 'large')  # COCO's areas: below 32 x 32, below 96 x 96, above
-STATS = ('AP', 'AP50', 'AP75', 'AP small', 'AP medium', 'AP large')
+SIZES = ('AP small', 'AP medium', 'AP large')  # COCO's: below 32 x 32, below 96 x 96, above
+STATS = ('AP', 'AP50', 'AP75', *SIZES)
 SHOWN_IOUS = (0.5, 0.75, 0.9)
 
 
@@ -32,10 +32,10 @@ def numbers(
         coco: The ground truth.
         results: COCO results by type, 'bbox' and 'segm'.
         classes, cat_ids: The names and ids of the categories, in the order of the labels.
-        img_ids: The images that were tested.
+        img_ids: The images that count.
         max_dets, iou_thrs: as mmdet's CocoMetric has them, so that the numbers are its own.
     """
-    found: dict[str, Any] = dict(kind='detection', classes=list(classes), images=len(img_ids))
+    found: dict[str, Any] = dict(kind='detection', classes=list(classes))
     found['metrics'], found['by_class'], found['curves'] = {}, {}, {}
     wanted = {*img_ids}
     objects = Counter(
@@ -46,8 +46,10 @@ def numbers(
     for kind, entries in results.items():
         if not entries:
             continue
-        without_boxes = [{k: v for k, v in x.items() if k != 'bbox'} for x in entries]
-        detected = coco.loadRes(without_boxes if kind == 'segm' else [dict(x) for x in entries])
+        # loadRes changes them; and from a box it would take the size of a mask
+        left_out = ('bbox',) if kind == 'segm' else ()
+        copies = [{k: v for k, v in x.items() if k not in left_out} for x in entries]
+        detected = coco.loadRes(copies)
         run = COCOeval(coco, detected, kind)
         run.params.catIds, run.params.imgIds = list(cat_ids), list(img_ids)
         run.params.maxDets, run.params.iouThrs = list(max_dets), iou_thrs
@@ -65,8 +67,8 @@ def numbers(
             row['AP'] = _mean(precision[:, :, i, 0, -1])
             for iou in (0.5, 0.75):
                 row[f'AP{iou * 100:.0f}'] = _mean(precision[_at(iou_thrs, iou), :, i, 0, -1])
-            for j, size in enumerate(SIZES[1:], 1):
-                row[f'AP {size}'] = _mean(precision[:, :, i, j, -1])
+            for j, size in enumerate(SIZES, 1):  # 0 is all sizes
+                row[size] = _mean(precision[:, :, i, j, -1])
             row['AR'] = _mean(recall[:, i, 0, -1])
             rows.append(row)
         found['by_class'][kind] = rows
