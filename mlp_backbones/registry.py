@@ -19,7 +19,10 @@ MODELS = Registry(
     'model', parent=ROOT_MODELS, scope='mlp_backbones', locations=['mlp_backbones.models']
 )
 HOOKS = Registry(
-    'hook', parent=ROOT_HOOKS, scope='mlp_backbones', locations=['mlp_backbones.engine.val_loss']
+    'hook',
+    parent=ROOT_HOOKS,
+    scope='mlp_backbones',
+    locations=['mlp_backbones.engine.checkpoint_hook', 'mlp_backbones.engine.val_loss'],
 )
 OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     'optimizer wrapper constructor',

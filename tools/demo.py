@@ -29,9 +29,9 @@ os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
 try:
     from mlp_backbones.data import use_data
     from mlp_backbones.engine import launch
-    from mlp_backbones.engine.checkpoint_fit import check_start
     from mlp_backbones.engine.data_check import check_data
     from mlp_backbones.engine.flags import start_from_weights
+    from mlp_backbones.engine.training_start import check_start
 except ImportError as error:  # it says what to install
     sys.exit(f'demo.py: {error}')
 import get_bccd

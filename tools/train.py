@@ -13,9 +13,9 @@ try:
     from mlp_backbones.data import use_data
     from mlp_backbones.data.problems import listing
     from mlp_backbones.engine import flags, launch
-    from mlp_backbones.engine.checkpoint_fit import check_start
     from mlp_backbones.engine.config_check import check_config
     from mlp_backbones.engine.data_check import check_data
+    from mlp_backbones.engine.training_start import check_start
 except ImportError as error:
     sys.exit(f'train.py: {error} (see docs/install.md)')
 from mmengine.config import Config

@@ -5,7 +5,12 @@ default_hooks = dict(
     logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
     param_scheduler=dict(type='ParamSchedulerHook'),
     # All checkpoints are kept, and the one with the best mIoU in a file of its own.
-    checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=16000, save_best='mIoU'),
+    checkpoint=dict(
+        type='mlp_backbones.SafeCheckpointHook',
+        by_epoch=False,
+        interval=16000,
+        save_best='mIoU',
+    ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='SegVisualizationHook'),
 )

@@ -182,6 +182,11 @@ def replacing(target: str | Path) -> Iterator[str]:
     except BaseException:
         os.unlink(part)
         raise
+    folder = os.open(target.parent, os.O_RDONLY)  # its list of names, so that a crash keeps it
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def check_target(target: str) -> Path:

@@ -6,13 +6,11 @@ mmengine loads what fits, logs the rest in one long message, and goes on with ra
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
 
-from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -29,8 +27,6 @@ from mlp_backbones.checkpoints import (
 from mlp_backbones.checkpoints.safe_loading import load_from_data_only
 from mlp_backbones.models.backbones.base import Backbone, is_pretrained
 from mlp_backbones.spelling import did_you_mean_file
-
-from .config_check import walk
 
 # A head that only training needs.
 AUXILIARY = 'auxiliary_head'
@@ -166,27 +162,3 @@ def check_checkpoint(path: str, setting: str, resume: bool = False) -> None:
             f'--cfg-options load_from={path} instead'
         )
     refuse_not_finite(find_weights(content), f'{setting}: {path}')
-
-
-def check_start(cfg: Config) -> None:
-    """Check the checkpoints that a training run starts or goes on from."""
-    for setting, path in pretrained(cfg.get('model'), 'model'):
-        check_checkpoint(path, setting)
-    if cfg.get('load_from'):
-        setting = '--resume' if cfg.get('resume') else 'load_from'
-        check_checkpoint(cfg.load_from, setting, resume=bool(cfg.get('resume')))
-    elif cfg.get('resume'):
-        latest = find_latest_checkpoint(cfg.work_dir)
-        # None: mmengine starts from the beginning, so that a job that may be
-        # stopped at any time can always be started with --resume.
-        if latest is not None:
-            check_checkpoint(latest, f'--resume, from {cfg.work_dir}/last_checkpoint', resume=True)
-
-
-def pretrained(node: Any, setting: str) -> Iterator[tuple[str, str]]:
-    """Every checkpoint that an ``init_cfg`` in a piece of config names, with its setting."""
-    for where, part in walk(node, setting):
-        if 'type' in part and is_pretrained(part) and part.get('checkpoint'):
-            yield where, part['checkpoint']
-        if isinstance(part.get('pretrained'), str):
-            yield f'{where}.pretrained', part['pretrained']

@@ -24,7 +24,7 @@ from mlp_backbones.checkpoints import (
     read_checkpoint,
     safe_loading,
 )
-from mlp_backbones.engine.checkpoint_fit import check_start
+from mlp_backbones.engine.training_start import check_start
 from mlp_backbones.models import PlainGMLP
 
 pytestmark = pytest.mark.skipif(

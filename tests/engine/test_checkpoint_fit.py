@@ -7,7 +7,8 @@ from mmengine.logging import HistoryBuffer
 from torch import nn
 
 from mlp_backbones.checkpoints import CheckpointError
-from mlp_backbones.engine.checkpoint_fit import check_checkpoint, check_fit, check_start
+from mlp_backbones.engine.checkpoint_fit import check_checkpoint, check_fit
+from mlp_backbones.engine.training_start import check_start
 from mlp_backbones.models import GMLP, MLPMixer
 
 
