@@ -4,11 +4,13 @@ default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    # All checkpoints are kept, and the one with the best mIoU in a file of its own.
+    # The last three checkpoints are kept, and the one with the best mIoU; resume.pth, to go on
+    # from after a stop, is at most 2,000 iterations old.
     checkpoint=dict(
         type='mlp_backbones.SafeCheckpointHook',
         by_epoch=False,
         interval=16000,
+        max_keep_ckpts=3,
         save_best='mIoU',
     ),
     sampler_seed=dict(type='DistSamplerSeedHook'),

@@ -57,7 +57,33 @@ class CheckpointFitHook(Hook):
                 check_fit(model, weights, whole=False)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        check_fit(runner.model, checkpoint.get('state_dict', checkpoint), self.whole)
+        weights = checkpoint.get('state_dict', checkpoint)
+        if getattr(runner, '_resume', False) and not self.whole:
+            check_same(runner.model, weights)
+        else:
+            check_fit(runner.model, weights, self.whole)
+
+
+def check_same(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError if ``weights`` are not those of this very model, which its optimizer
+    can go on with: another preset, or another ``pretrain_img_size``.
+    """
+    if is_model_wrapper(model) and not isinstance(model, DistributedDataParallel):
+        return  # FSDP and others, which have other weights than the model's
+    own = (model.module if is_model_wrapper(model) else model).state_dict()
+    other = [
+        f'{name} is {tuple(value.shape)} in the checkpoint, {tuple(own[name].shape)} in the model'
+        for name, value in weights.items()
+        if name in own and own[name].shape != value.shape
+    ]
+    other += [f'{name} is only in the checkpoint' for name in weights.keys() - own.keys()]
+    other += [f'{name} is only in the model' for name in own.keys() - weights.keys()]
+    if other:
+        raise CheckpointError(
+            f'--resume: the checkpoint was trained with another model: {some(sorted(other))}. '
+            'Give the config that it was trained with, or start from its weights: leave out '
+            '--resume, and use --cfg-options load_from=FILE.'
+        )
 
 
 def check_fit(model: nn.Module, weights: Mapping[str, Tensor], whole: bool) -> None:

@@ -191,6 +191,9 @@ def run(loop: str, make_config: Callable[[argparse.Namespace], Config], args) ->
             getattr(runner, loop)()
     except CheckpointError as error:
         sys.exit(f'{loop}.py: {error}')
+    except SystemExit:  # after a signal: see SafeCheckpointHook
+        leave_process_group()
+        raise
     leave_process_group()
 
 

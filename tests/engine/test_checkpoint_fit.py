@@ -7,7 +7,7 @@ from mmengine.logging import HistoryBuffer
 from torch import nn
 
 from mlp_backbones.checkpoints import CheckpointError
-from mlp_backbones.engine.checkpoint_fit import check_checkpoint, check_fit
+from mlp_backbones.engine.checkpoint_fit import check_checkpoint, check_fit, check_same
 from mlp_backbones.engine.training_start import check_start
 from mlp_backbones.models import GMLP, MLPMixer
 
@@ -125,3 +125,16 @@ def test_resuming_from_the_latest_checkpoint_looks_at_it_first(tmp_path):
     (tmp_path / 'last_checkpoint').write_text(f'{tmp_path}/epoch_3.pth')
     with pytest.raises(FileNotFoundError, match='last_checkpoint: there is no checkpoint'):
         check_start(cfg)
+
+
+def test_a_training_of_another_model_is_not_resumed():
+    """Another width or grid: its optimizer would fit neither."""
+    small, large = nn.Sequential(nn.Linear(2, 2)), nn.Sequential(nn.Linear(2, 3))
+    check_same(small, small.state_dict())
+    with pytest.raises(CheckpointError, match=r'0.bias is \(3,\) in the checkpoint'):
+        check_same(small, large.state_dict())
+    deeper = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    with pytest.raises(CheckpointError, match='1.bias is only in the checkpoint.*load_from'):
+        check_same(small, deeper.state_dict())
+    with pytest.raises(CheckpointError, match='1.bias is only in the model'):
+        check_same(deeper, small.state_dict())
