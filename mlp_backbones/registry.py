@@ -22,7 +22,11 @@ HOOKS = Registry(
     'hook',
     parent=ROOT_HOOKS,
     scope='mlp_backbones',
-    locations=['mlp_backbones.engine.checkpoint_hook', 'mlp_backbones.engine.val_loss'],
+    locations=[
+        'mlp_backbones.engine.checkpoint_hook',
+        'mlp_backbones.engine.finite',
+        'mlp_backbones.engine.val_loss',
+    ],
 )
 OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     'optimizer wrapper constructor',

@@ -44,7 +44,11 @@ def parse_args() -> argparse.Namespace:
         'that this project has for it',
     )
     parser.add_argument(
-        '--amp', action='store_true', help='train in mixed precision (needs a GPU)'
+        '--amp',
+        nargs='?',
+        const='fp16',
+        choices=list(flags.AMP),
+        help='train in mixed precision: fp16 (the default; needs a GPU) or bf16',
     )
     parser.add_argument(
         '--auto-scale-lr',
@@ -93,7 +97,7 @@ def training_config(args: argparse.Namespace) -> Config:
     if args.pretrained:
         flags.start_from_weights(cfg, args.pretrained)
     if args.amp:
-        flags.enable_amp(cfg)
+        flags.enable_amp(cfg, args.amp)
     flags.check_amp(cfg)
     if args.auto_scale_lr:
         flags.enable_auto_scale_lr(cfg)

@@ -14,6 +14,7 @@ default_hooks = dict(
         save_best='mIoU',
     ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
+    finite=dict(type='mlp_backbones.FiniteHook'),
     visualization=dict(type='SegVisualizationHook'),
 )
 env_cfg = dict(

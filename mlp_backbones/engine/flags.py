@@ -22,28 +22,33 @@ LOGGERS = dict(
 )
 
 
-def enable_amp(cfg: Config) -> None:
-    """``--amp``: train in float16 with a dynamic loss scale."""
-    kind = cfg.get('optim_wrapper', {}).get('type', 'OptimWrapper')
-    if kind == 'AmpOptimWrapper':
-        return
-    if kind != 'OptimWrapper':
+# What --amp takes: the class of the optimizer wrapper, and its settings.
+AMP = dict(
+    fp16=dict(type='AmpOptimWrapper', loss_scale='dynamic'),
+    bf16=dict(type='mlp_backbones.BFloat16OptimWrapper'),
+)
+
+
+def enable_amp(cfg: Config, kind: str) -> None:
+    """``--amp``: train in float16 with a dynamic loss scale, or in bfloat16."""
+    wanted = AMP[kind]
+    given = cfg.get('optim_wrapper', {}).get('type', 'OptimWrapper')
+    if given not in ('OptimWrapper', wanted['type']):
         raise ValueError(
-            f'--amp changes an optim_wrapper of type OptimWrapper; the config has {kind}'
+            f'--amp {kind} changes an optim_wrapper of type OptimWrapper; the config has {given}'
         )
-    cfg.optim_wrapper.type = 'AmpOptimWrapper'
-    cfg.optim_wrapper.loss_scale = 'dynamic'
+    if given == 'OptimWrapper':
+        cfg.optim_wrapper.update(wanted)
 
 
 def check_amp(cfg: Config) -> None:
-    """mmengine's AmpOptimWrapper needs a GPU, and mmcv's RoIAlign knows no
-    bfloat16 on the CPU, where it would not be faster either."""
+    """mmengine's AmpOptimWrapper needs a GPU."""
     kind = cfg.get('optim_wrapper', {}).get('type')
     if kind == 'AmpOptimWrapper' and get_device() in ('cpu', 'mps'):
         raise ValueError(
-            'mixed precision (--amp, or optim_wrapper.type=AmpOptimWrapper) '
+            'float16 (--amp, or optim_wrapper.type=AmpOptimWrapper) '
             f'needs a GPU, and torch {torch.__version__} finds none here; '
-            'leave it out to train in float32'
+            'use --amp bf16, or leave it out to train in float32'
         )
 
 

@@ -28,6 +28,7 @@ from mlp_backbones.spelling import did_you_mean_file
 
 from .checkpoint_fit import CheckpointFitHook
 from .classification import require_mmpretrain
+from .finite import TrainingError
 from .options import CfgOptions, apply_options
 
 
@@ -189,7 +190,7 @@ def run(loop: str, make_config: Callable[[argparse.Namespace], Config], args) ->
             runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
             runner.register_hook(CheckpointFitHook(whole=loop == 'test'))
             getattr(runner, loop)()
-    except CheckpointError as error:
+    except (CheckpointError, TrainingError) as error:
         sys.exit(f'{loop}.py: {error}')
     except SystemExit:  # after a signal: see SafeCheckpointHook
         leave_process_group()

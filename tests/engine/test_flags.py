@@ -7,14 +7,15 @@ from mlp_backbones.checkpoints import own_weights
 from mlp_backbones.engine import flags
 
 
-def test_amp_needs_a_plain_optim_wrapper():
-    cfg = Config(dict(optim_wrapper=dict(type='OptimWrapper')))
-    flags.enable_amp(cfg)
-    assert cfg.optim_wrapper == dict(type='AmpOptimWrapper', loss_scale='dynamic')
-    flags.enable_amp(cfg)
+@pytest.mark.parametrize('kind', ['fp16', 'bf16'])
+def test_amp_needs_a_plain_optim_wrapper(kind):
+    cfg = Config(dict(optim_wrapper=dict(type='OptimWrapper', clip_grad=dict(max_norm=1))))
+    for _ in range(2):
+        flags.enable_amp(cfg, kind)
+        assert cfg.optim_wrapper == dict(clip_grad=dict(max_norm=1), **flags.AMP[kind])
     cfg.optim_wrapper.type = 'ApexOptimWrapper'
     with pytest.raises(ValueError, match='ApexOptimWrapper'):
-        flags.enable_amp(cfg)
+        flags.enable_amp(cfg, kind)
 
 
 def test_pretrained_finds_the_weights_of_a_backbone(monkeypatch):

@@ -20,7 +20,11 @@ IMAGES = 14
 
 @DATASETS.register_module()
 class Noise(BaseDataset):
-    """Numbers, with noise by Python, numpy and torch."""
+    """Numbers, with noise by Python, numpy and torch; NaN in those that are ``broken``."""
+
+    def __init__(self, broken=(), **kwargs):
+        self.broken = broken
+        super().__init__(**kwargs)
 
     def load_data_list(self):
         return [dict(index=i) for i in range(IMAGES)]
@@ -28,7 +32,10 @@ class Noise(BaseDataset):
     def prepare_data(self, idx):
         noise = random.random() + np.random.rand() + torch.rand(1).item()
         inputs = torch.sin(torch.arange(8.0) * (idx + 1) + noise)
-        return dict(inputs=inputs, data_samples=torch.tensor(idx % 3))
+        inputs[0] = float('nan') if idx in self.broken else inputs[0]
+        label = torch.tensor(idx % 3)
+        label.img_path = f'image_{idx}.jpg'
+        return dict(inputs=inputs, data_samples=label)
 
 
 @MODELS.register_module()

@@ -5,6 +5,7 @@ default_hooks = dict(
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(type='mlp_backbones.SafeCheckpointHook', interval=3, max_keep_ckpts=1),
     sampler_seed=dict(type='DistSamplerSeedHook'),
+    finite=dict(type='mlp_backbones.FiniteHook'),
 )
 
 env_cfg = dict(

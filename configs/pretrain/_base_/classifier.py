@@ -33,6 +33,7 @@ default_hooks = dict(
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(type='mlp_backbones.SafeCheckpointHook', interval=1, max_keep_ckpts=3),
     sampler_seed=dict(type='DistSamplerSeedHook'),
+    finite=dict(type='mlp_backbones.FiniteHook'),
 )
 env_cfg = dict(
     cudnn_benchmark=False,
