@@ -15,7 +15,8 @@ try:
     from mlp_backbones.engine import flags, launch
     from mlp_backbones.engine.config_check import check_config
     from mlp_backbones.engine.data_check import check_data
-    from mlp_backbones.engine.training_start import check_start
+    from mlp_backbones.engine.stopping import STARTED
+    from mlp_backbones.engine.training_start import check_start, newest_of_run
 except ImportError as error:
     sys.exit(f'train.py: {error} (see docs/install.md)')
 from mmengine.config import Config
@@ -106,6 +107,8 @@ def training_config(args: argparse.Namespace) -> Config:
     if args.early_stopping is not None:
         flags.enable_early_stopping(cfg, args.early_stopping)
     flags.log_to(cfg, args.log)
+    if STARTED in os.environ:  # nothing is newer the first time
+        args.resume = newest_of_run(cfg, since=os.environ[STARTED]) or args.resume
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume

@@ -30,7 +30,6 @@ from mlp_backbones.checkpoints.files import replacing
 
 from ..registry import HOOKS
 from .exact_resume import (
-    STOPPING,
     count_from_zero,
     go_on_within_epoch,
     let_workers_finish,
@@ -39,12 +38,12 @@ from .exact_resume import (
     set_random_states,
     set_sampler_seed,
 )
+from .stopping import SIGNALS, TO_BE_RESUMED, note_saved
 from .training_start import POINTER, checkpoint_folders, find_newest
 
 BACKEND = 'mlp_backbones.WholeFiles'
 RESUME = 'resume.pth'
 STATE = 'resume_state'  # what a checkpoint calls ours
-TO_BE_RESUMED = os.EX_TEMPFAIL  # the exit code 75: "invited to retry"
 
 
 class WholeFiles(LocalBackend):
@@ -259,7 +258,7 @@ class SafeCheckpointHook(CheckpointHook):
         if threading.current_thread() is not threading.main_thread():
             return
         if on:
-            self.handlers = {number: signal.signal(number, self._note) for number in STOPPING}
+            self.handlers = {number: signal.signal(number, self._note) for number in SIGNALS}
         else:
             for number, handler in self.handlers.items():
                 signal.signal(number, handler or signal.SIG_DFL)
@@ -285,6 +284,7 @@ class SafeCheckpointHook(CheckpointHook):
             f'{signal.Signals(self.signal).name}: the training is saved after {self.saved_at} '
             f'iterations. Exit code {TO_BE_RESUMED}: go on with --resume.'
         )
+        note_saved()
         raise SystemExit(TO_BE_RESUMED)
 
     def _move_here(self, runner: Runner, name: str) -> None:

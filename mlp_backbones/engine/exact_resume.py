@@ -22,7 +22,7 @@ import torch
 from mmengine.dist import get_dist_info
 from torch.utils.data import DataLoader, IterableDataset
 
-STOPPING = (signal.SIGTERM, signal.SIGUSR1)  # of Slurm and spot instances, before they kill
+from .stopping import SIGNALS
 
 
 def random_states() -> dict[str, Any]:
@@ -159,7 +159,7 @@ def let_workers_finish(loader: DataLoader) -> None:
 
 def _start_worker(start: Callable | None, worker: int) -> None:
     if hasattr(signal, 'sigwaitinfo'):  # not on macOS
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         threading.Thread(target=_obey_parent, daemon=True).start()
     if start is not None:
         start(worker)
@@ -167,7 +167,7 @@ def _start_worker(start: Callable | None, worker: int) -> None:
 
 def _obey_parent() -> None:
     while True:
-        if signal.sigwaitinfo(STOPPING).si_pid == os.getppid():
+        if signal.sigwaitinfo(SIGNALS).si_pid == os.getppid():
             os._exit(0)
 
 

@@ -162,8 +162,10 @@ def log_to(cfg: Config, names: Sequence[str]) -> None:
             f'--log {",".join(unknown)} is unknown; choose among {", ".join(LOGGERS)}'
         )
     visualizer = cfg.get('visualizer')
-    if not visualizer:
+    if names and not visualizer:
         raise ValueError(f'--log needs a visualizer, which {cfg.filename} does not have')
+    if not names:
+        return
     backends = list(visualizer.get('vis_backends') or [dict(type='LocalVisBackend')])
     for name in names:
         kind, packages = LOGGERS[name]

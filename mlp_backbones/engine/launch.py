@@ -5,7 +5,9 @@ with what was given, what is expected and what to do; :func:`run` makes one line
 """
 
 import argparse
+import ctypes
 import os
+import signal
 import sys
 from collections.abc import Callable
 from datetime import timedelta
@@ -29,6 +31,7 @@ from mlp_backbones.spelling import did_you_mean_file
 from .checkpoint_fit import CheckpointFitHook
 from .classification import require_mmpretrain
 from .finite import TrainingError
+from .hanging import LIMITS, HangHook
 from .options import CfgOptions, apply_options
 
 
@@ -140,6 +143,7 @@ def prepare_launcher(cfg: Config) -> None:
         raise ValueError(
             f'--launcher {cfg.launcher} is for processes that {tool} starts: {variable} is not set'
         )
+    end_with_parent()
     device = get_device()
     if device == 'cuda' and cfg.launcher == 'pytorch':
         local_rank, count = int(os.environ['LOCAL_RANK']), torch.cuda.device_count()
@@ -175,6 +179,22 @@ def prepare_launcher(cfg: Config) -> None:
         print_log(f'No GPU: distributed on CPUs with gloo, {count} processes, BN for SyncBN.')
 
 
+def end_with_parent() -> None:
+    """Let the system send SIGTERM to this process when the one that started it is killed; without
+    torchrun, its workers would train on.
+    """
+    if sys.platform == 'linux':
+        PR_SET_PDEATHSIG = 1
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def hang_hook(cfg: Config) -> HangHook:
+    """Ends a run that hangs, before torch's own limit."""
+    dist_cfg = cfg.get('env_cfg', {}).get('dist_cfg', {})
+    backend = torch.distributed.get_backend()
+    return HangHook(0.8 * (dist_cfg.get('timeout') or LIMITS.get(backend, 600)))
+
+
 def run(loop: str, make_config: Callable[[argparse.Namespace], Config], args) -> None:
     """Run the loop 'train' or 'test', as tools/train.py or tools/test.py.
 
@@ -189,6 +209,8 @@ def run(loop: str, make_config: Callable[[argparse.Namespace], Config], args) ->
         with safe_loading():
             runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
             runner.register_hook(CheckpointFitHook(whole=loop == 'test'))
+            if torch.distributed.is_initialized():
+                runner.register_hook(hang_hook(cfg))
             getattr(runner, loop)()
     except (CheckpointError, TrainingError) as error:
         sys.exit(f'{loop}.py: {error}')

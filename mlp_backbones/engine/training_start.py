@@ -34,8 +34,13 @@ def check_start(cfg: Config) -> None:
     elif cfg.get('resume'):
         # None: mmengine starts from the beginning, so that a job that may be stopped at any time
         # can always be started with --resume.
-        hook = cfg.get('default_hooks', {}).get('checkpoint') or {}
-        cfg.load_from = find_newest(checkpoint_folders(cfg.work_dir, hook.get('out_dir')))
+        cfg.load_from = newest_of_run(cfg)
+
+
+def newest_of_run(cfg: Config, since: str = '') -> str | None:
+    """See :func:`find_newest`."""
+    hook = cfg.get('default_hooks', {}).get('checkpoint') or {}
+    return find_newest(checkpoint_folders(cfg.work_dir, hook.get('out_dir')), since)
 
 
 def pretrained(node: Any, setting: str) -> Iterator[tuple[str, str]]:
@@ -54,8 +59,9 @@ def checkpoint_folders(work_dir: str, out_dir: str | None) -> list[str]:
     return [work_dir, os.path.join(out_dir, os.path.basename(os.path.normpath(work_dir)))]
 
 
-def find_newest(folders: Iterable[str | Path]) -> str | None:
-    """The newest complete training state in ``folders``; None if they have none at all.
+def find_newest(folders: Iterable[str | Path], since: str = '') -> str | None:
+    """The newest complete training state in ``folders``, not older than ``since``; None if they
+    have none at all.
 
     By the time that it holds, which survives copying, and not by mmengine's ``last_checkpoint``,
     which may be empty, or name a place from which the folder was moved. Damaged files are passed
@@ -72,7 +78,8 @@ def find_newest(folders: Iterable[str | Path]) -> str | None:
             found.append((_age(path), path))
         except Exception as error:  # a damaged file fails in a dozen ways
             damaged.append(f'{path}: it is damaged, or was cut off ({_first_line(error)})')
-    for _, path in sorted((age, path) for age, path in found if age is not None)[::-1]:
+    found = [(age, path) for age, path in found if age is not None and age[0] >= since]
+    for _, path in sorted(found)[::-1]:
         try:
             check_checkpoint(str(path), '--resume', resume=True)
         except (OSError, ValueError) as error:
@@ -86,7 +93,7 @@ def find_newest(folders: Iterable[str | Path]) -> str | None:
             + '\n  '.join(damaged)
             + '\nTo start from the beginning, leave out --resume or remove them.'
         )
-    for folder in folders:
+    for folder in folders if not since else []:
         pointer = folder / POINTER
         named = pointer.read_text().strip() if pointer.is_file() else ''
         if named and os.path.exists(named):

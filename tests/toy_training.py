@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import random
+import time
 
 import numpy as np
 import torch
@@ -77,6 +78,15 @@ class Kill(Hook):
     def after_val_iter(self, runner, **kwargs):
         if runner.iter >= self.at and self.evaluating:
             os.kill(os.getpid(), self.number)
+
+
+@HOOKS.register_module()
+class Pause(Hook):
+    def __init__(self, seconds):
+        self.seconds = seconds
+
+    def before_train_iter(self, runner, **kwargs):
+        time.sleep(self.seconds)
 
 
 def config(work_dir, by_epoch=True, workers=0, kill=None, **changes):
