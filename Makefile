@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install lint format test test-oldest demo demo-seg demo-real bench wheel clean
+.PHONY: help install lint format test test-oldest demo demo-seg demo-real survive bench wheel clean
 
 PYTHON_BIN := .venv/bin/python
 FAMILY ?= gmlp
@@ -48,6 +48,9 @@ demo-real: FAMILY = shift_gmlp
 demo-real: PRETRAINED = 1
 demo-real: install ## fine-tune a detector from our weights on photographs of blood cells, which it fetches
 	$(DEMO) --task real
+
+survive: install ## kill 30 trainings at random moments, resume them, and compare; then mmengine's (an hour)
+	$(PYTHON_BIN) tools/survive.py $(SURVIVE_ARGS)
 
 bench: install ## the promised speed against Swin-T and timm, bar by bar (half an hour, on a quiet machine)
 	$(PYTHON_BIN) tools/benchmark_bars.py $(BENCH_ARGS)

@@ -1,5 +1,6 @@
 """Trainings of several processes that are killed, stopped and started again."""
 
+import json
 import os
 import shutil
 import signal
@@ -151,3 +152,28 @@ def test_two_machines(config, whole, tmp_path):
     os.kill(runs[1].workers()[0], signal.SIGKILL)
     assert [run.end() for run in runs] == [0, 0]
     assert same(tmp_path, whole)
+
+
+def test_two_processes_equal_one_with_the_double_batch(tmp_path):
+    """Real parts: a segmentor, flips, and validation images that two processes cannot share."""
+    sizes = ['--train', '16', '--val', '7', '--size', '64']
+    make = [sys.executable, 'tools/make_demo_data.py', str(tmp_path / 'data'), *sizes]
+    subprocess.run(make, cwd=ROOT, check=True)
+    config = ROOT / 'configs/demo/gmlp_upernet.py'
+    norm = dict(type='GN', num_groups=4)  # the statistics of a BN are of one process
+    options = ['--cfg-options', f'data_root={tmp_path}/data', 'train_cfg.max_epochs=1']
+    options += ['train_cfg.val_interval=1', 'optim_wrapper.optimizer.lr=1e-4']
+    options += [f'model.decode_head.norm_cfg.{key}={value}' for key, value in norm.items()]
+    states, metrics = [], []
+    for ranks in (1, 2):
+        folder = tmp_path / str(ranks)
+        size = f'train_dataloader.batch_size={4 // ranks}'
+        assert Run(config, folder, *options, size, ranks=ranks).end() == 0
+        states.append(torch.load(folder / 'epoch_1.pth', weights_only=False)['state_dict'])
+        (scalars,) = folder.glob('*/vis_data/scalars.json')
+        rows = [json.loads(line) for line in scalars.read_text().splitlines()]
+        metrics.append(next(row for row in rows if 'mIoU' in row))
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name], value, atol=1e-5, rtol=1e-5)
+    for name in ('mIoU', 'aAcc', 'mAcc'):
+        assert metrics[0][name] == metrics[1][name]

@@ -200,6 +200,37 @@ def test_scripts_say_how_they_are_called():
         assert f'{script} ' in run(f'tools/{script}', expect=2).stderr
 
 
+@pytest.mark.parametrize('code, requeued', [(75, True), (1, False), (0, False)])
+def test_a_slurm_job_is_requeued_if_the_training_has_saved_and_left(tmp_path, code, requeued):
+    """With stand-ins for Slurm's programs, which this machine does not have."""
+    programs = dict(
+        sbatch=f'printf "%s\n" "$@" > {tmp_path}/sbatch\nSLURM_JOB_ID=42 bash -s',
+        srun=f'printf "%s\n" "$@" > {tmp_path}/srun\nexit {code}',
+        scontrol=f'echo "$@" > {tmp_path}/scontrol',
+    )
+    for name, text in programs.items():
+        path = tmp_path / 'bin' / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f'#!/usr/bin/env bash\n{text}\n')
+        path.chmod(0o755)
+    run(
+        'tools/slurm_train.sh', '--requeue', 'gpu', 'name', 'config.py', tmp_path / 'work',
+        '--cfg-options', 'a=b c', expect=code, PATH=f'{tmp_path}/bin:{os.environ["PATH"]}',
+        SBATCH_ARGS='--time=04:00:00', GRACE='60',
+    )  # fmt: skip
+    options = (tmp_path / 'sbatch').read_text().split('\n')
+    assert {'--requeue', '--signal=USR1@60', '--time=04:00:00', '--ntasks=8'} < set(options)
+    command = (tmp_path / 'srun').read_text().split('\n')
+    begin = command.index(sys.executable)
+    assert command[begin:-1] == [
+        sys.executable, '-u', 'tools/train.py', 'config.py', '--work-dir', str(tmp_path / 'work'),
+        '--launcher', 'slurm', '--cfg-options', 'a=b c', '--resume',
+    ]  # fmt: skip
+    assert (tmp_path / 'scontrol').exists() == requeued
+    if requeued:
+        assert (tmp_path / 'scontrol').read_text() == 'requeue 42\n'
+
+
 @pytest.fixture(scope='module')
 def coco(tmp_path_factory):
     """Four pictures of one bright square, in COCO's layout."""

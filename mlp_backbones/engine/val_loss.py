@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from copy import deepcopy
 
 import torch
-from mmengine.dist import all_reduce
+from mmengine.dist import all_gather_object
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import DATASETS
@@ -55,7 +55,10 @@ class ValLossHook(Hook):
         if step == 0:  # no image has an object
             return
         loader.update(
-            dataset=Subset(dataset, range(0, len(dataset), step)), persistent_workers=False
+            dataset=Subset(dataset, range(0, len(dataset), step)),
+            # each image once, however many processes there are
+            sampler=dict(type='DefaultSampler', shuffle=False, round_up=False),
+            persistent_workers=False,
         )
         self.loader = runner.build_dataloader(loader, seed=runner.seed)
         try:
@@ -95,12 +98,11 @@ class ValLossHook(Hook):
                     break
         preprocessor.batch_augments = augments
         model.train(was_training)
-        if not first:  # every process has some of the images
-            values = torch.tensor(list(sums.values()))
-            all_reduce(values)
-            sums = dict(zip(sums, values.tolist(), strict=True))
-        images = sums.pop('images')
-        return {name: value / images for name, value in sums.items()}
+        total: Counter = Counter()
+        for part in [sums] if first else all_gather_object(sums):  # some processes have no images
+            total.update(part)
+        images = total.pop('images', 0)
+        return {name: value / images for name, value in total.items()}
 
 
 def loss_dataset(dataset: Mapping, train_dataloader: Mapping) -> Mapping:
