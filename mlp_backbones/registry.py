@@ -23,6 +23,7 @@ HOOKS = Registry(
     parent=ROOT_HOOKS,
     scope='mlp_backbones',
     locations=[
+        'mlp_backbones.engine.bad_data',
         'mlp_backbones.engine.checkpoint_hook',
         'mlp_backbones.engine.finite',
         'mlp_backbones.engine.val_loss',

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import random
+import signal
 import time
 
 import numpy as np
@@ -21,16 +22,20 @@ IMAGES = 14
 
 @DATASETS.register_module()
 class Noise(BaseDataset):
-    """Numbers, with noise by Python, numpy and torch; NaN in those that are ``broken``."""
+    """Numbers, with noise by Python, numpy and torch; NaN in those that are ``broken``, and one
+    that is ``deadly``.
+    """
 
-    def __init__(self, broken=(), **kwargs):
-        self.broken = broken
+    def __init__(self, broken=(), deadly=None, **kwargs):
+        self.broken, self.deadly = broken, deadly
         super().__init__(**kwargs)
 
     def load_data_list(self):
         return [dict(index=i) for i in range(IMAGES)]
 
     def prepare_data(self, idx):
+        if idx == self.deadly:
+            os.kill(os.getpid(), signal.SIGKILL)
         noise = random.random() + np.random.rand() + torch.rand(1).item()
         inputs = torch.sin(torch.arange(8.0) * (idx + 1) + noise)
         inputs[0] = float('nan') if idx in self.broken else inputs[0]

@@ -57,6 +57,11 @@ def parse_args() -> argparse.Namespace:
         help='scale the learning rate with the total batch size',
     )
     parser.add_argument(
+        '--skip-broken',
+        action='store_true',
+        help='leave out images that cannot be read or used, and count them, instead of stopping',
+    )
+    parser.add_argument(
         '--ema',
         action='store_true',
         help='evaluate and save a moving average of the weights',
@@ -102,6 +107,8 @@ def training_config(args: argparse.Namespace) -> Config:
     flags.check_amp(cfg)
     if args.auto_scale_lr:
         flags.enable_auto_scale_lr(cfg)
+    if args.skip_broken:
+        flags.enable_skipping(cfg)
     if args.ema:
         flags.enable_ema(cfg)
     if args.early_stopping is not None:

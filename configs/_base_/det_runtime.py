@@ -6,6 +6,7 @@ _base_ = 'mmdet::_base_/default_runtime.py'
 default_hooks = dict(
     checkpoint=dict(type='mlp_backbones.SafeCheckpointHook', max_keep_ckpts=3, save_best='auto'),
     finite=dict(type='mlp_backbones.FiniteHook'),
+    bad_data=dict(type='mlp_backbones.BadDataHook'),
 )
 # A seed of its own for each process, or all would drop the same paths.
 randomness = dict(seed=0, diff_rank_seed=True)

@@ -15,6 +15,7 @@ default_hooks = dict(
     ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     finite=dict(type='mlp_backbones.FiniteHook'),
+    bad_data=dict(type='mlp_backbones.BadDataHook'),
     visualization=dict(type='SegVisualizationHook'),
 )
 env_cfg = dict(

@@ -89,8 +89,9 @@ def look_at(path: Path, whole: bool = False) -> ImageFile:
     digest, largest = None, None
     try:
         with Image.open(path) as image:
-            size = image.size[::-1] if image.getexif().get(274) in TURNED else image.size
+            # before getexif, which reads all of a PNG file, and leaves no tiles
             is_16_bit = image.mode[0] in 'IF' or any('16' in str(x[3]) for x in image.tile)
+            size = image.size[::-1] if image.getexif().get(274) in TURNED else image.size
             if whole:
                 pixels = image.convert('RGB') if not is_16_bit else image
                 digest = hashlib.sha1(pixels.tobytes() + repr(size).encode()).hexdigest()

@@ -99,6 +99,12 @@ def enable_auto_scale_lr(cfg: Config) -> None:
     cfg.auto_scale_lr.enable = True
 
 
+def enable_skipping(cfg: Config) -> None:
+    """``--skip-broken``: leave broken images out."""
+    hook = dict(type='mlp_backbones.BadDataHook', skip=True)
+    cfg.default_hooks = dict(cfg.get('default_hooks') or {}, bad_data=hook)
+
+
 def enable_ema(cfg: Config) -> None:
     """``--ema``: evaluate and save an average of the weights, over the last 1 % of the iterations
     or so.

@@ -28,6 +28,7 @@ from mlp_backbones.config_scope import config_path
 from mlp_backbones.environment import require
 from mlp_backbones.spelling import did_you_mean_file
 
+from .bad_data import DataError, explain_worker
 from .checkpoint_fit import CheckpointFitHook
 from .classification import require_mmpretrain
 from .finite import TrainingError
@@ -214,6 +215,14 @@ def run(loop: str, make_config: Callable[[argparse.Namespace], Config], args) ->
             getattr(runner, loop)()
     except (CheckpointError, TrainingError) as error:
         sys.exit(f'{loop}.py: {error}')
+    except DataError as error:
+        # from a worker it comes with the traceback there
+        sys.exit(f'{loop}.py: {str(error).rpartition("DataError: ")[2].strip()}')
+    except (RuntimeError, OSError, EOFError) as error:
+        reason = explain_worker(error)
+        if reason is None:
+            raise
+        sys.exit(f'{loop}.py: {reason}')
     except SystemExit:  # after a signal: see SafeCheckpointHook
         leave_process_group()
         raise

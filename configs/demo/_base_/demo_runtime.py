@@ -6,6 +6,7 @@ default_hooks = dict(
     checkpoint=dict(type='mlp_backbones.SafeCheckpointHook', interval=3, max_keep_ckpts=1),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     finite=dict(type='mlp_backbones.FiniteHook'),
+    bad_data=dict(type='mlp_backbones.BadDataHook'),
 )
 
 env_cfg = dict(

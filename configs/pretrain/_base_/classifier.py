@@ -34,6 +34,7 @@ default_hooks = dict(
     checkpoint=dict(type='mlp_backbones.SafeCheckpointHook', interval=1, max_keep_ckpts=3),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     finite=dict(type='mlp_backbones.FiniteHook'),
+    bad_data=dict(type='mlp_backbones.BadDataHook'),
 )
 env_cfg = dict(
     cudnn_benchmark=False,
