@@ -97,7 +97,9 @@ def training_config(args: argparse.Namespace) -> Config:
     if args.data:
         if 'data_root' in (args.cfg_options or {}):
             raise ValueError('--data and --cfg-options data_root both say where the data is')
-        found = use_data(cfg, args.data, cfg.work_dir, args.val_fraction)
+        found = use_data(
+            cfg, args.data, cfg.work_dir, args.val_fraction, skip_broken=args.skip_broken
+        )
         if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
             print('\n'.join(filter(None, [found.table(), listing(found.warnings)])), flush=True)
     if args.pretrained:

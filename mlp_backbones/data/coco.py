@@ -61,7 +61,9 @@ class CocoFolder:
         return table('objects of', rows, list(self.parts))
 
 
-def find_coco(folder: str | Path, out: str | Path, val_fraction: float, seed: int) -> CocoFolder:
+def find_coco(
+    folder: str | Path, out: str | Path, val_fraction: float, seed: int, skip_broken: bool = False
+) -> CocoFolder:
     """Find the annotations of a folder and the images that they are of.
 
     The files are ``annotations/*.json``, ``*.json`` or ``<part>/*.json``, each of the part that
@@ -74,6 +76,7 @@ def find_coco(folder: str | Path, out: str | Path, val_fraction: float, seed: in
         out: Where to write the two files of a data set that had to be divided.
         val_fraction: How much of it then goes to validation, above 0 and below 1.
         seed: What decides which images do.
+        skip_broken: Only warn of training images that are missing or cannot be read.
 
     Raises:
         FileNotFoundError: no annotations, or images that they name and that are not there.
@@ -88,7 +91,9 @@ def find_coco(folder: str | Path, out: str | Path, val_fraction: float, seed: in
             continue  # COCO's test images have none
         part_of = 'train' if split == 'all' else split
         images = image_folder(folder, path, content, part_of)
-        found += raise_errors(look_at_some(path, images, content))
+        found += raise_errors(
+            look_at_some(path, images, content), skip_broken and part_of == 'train'
+        )
         parts[part_of] = Part(complete(path, content, out), images, content)
         warnings += found
     if 'val' not in parts:

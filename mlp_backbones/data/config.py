@@ -26,6 +26,7 @@ def use_data(
     work_dir: str | Path,
     val_fraction: float = 0.2,
     seed: int = 0,
+    skip_broken: bool = False,
 ) -> CocoFolder | MaskFolder:
     """Change ``cfg``, any config of mmdet or mmseg, to train and evaluate on a folder's data.
 
@@ -41,6 +42,8 @@ def use_data(
             that has none for validation.
         val_fraction: The share of the images that are for validation then.
         seed: What decides which.
+        skip_broken: Only warn of training images that are missing or cannot be read, which
+            ``BadDataHook(skip=True)`` leaves out.
 
     Returns:
         What was found; its ``table()`` has the classes and counts.
@@ -62,11 +65,11 @@ def use_data(
     _refuse_other_tasks(cfg)
     out = Path(work_dir).resolve() / 'data'
     if scope == 'mmdet':
-        found = find_coco(folder, out, val_fraction, seed)
+        found = find_coco(folder, out, val_fraction, seed, skip_broken)
         if not found.has_masks:
             _boxes_only(cfg)
     else:
-        found = find_masks(folder, out, val_fraction, seed)
+        found = find_masks(folder, out, val_fraction, seed, skip_broken)
         for _, step in walk(cfg._cfg_dict):
             if step.get('type') == 'LoadAnnotations':
                 step.pop('reduce_zero_label', None)  # the data set says it

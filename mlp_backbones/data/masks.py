@@ -61,7 +61,9 @@ class MaskFolder:
         return table('% of pixels', rows, list(self.parts))
 
 
-def find_masks(folder: str | Path, out: str | Path, val_fraction: float, seed: int) -> MaskFolder:
+def find_masks(
+    folder: str | Path, out: str | Path, val_fraction: float, seed: int, skip_broken: bool = False
+) -> MaskFolder:
     """Find the images of a folder, their label maps, and the names of the classes.
 
     Images lie in ``images/`` and label maps in ``annotations/`` (or ``img_dir/`` and ``ann_dir/``,
@@ -79,6 +81,7 @@ def find_masks(folder: str | Path, out: str | Path, val_fraction: float, seed: i
         out: Where to write the lists of names of a part that had to be divided.
         val_fraction: How much of it then goes to validation, above 0 and below 1.
         seed: What decides which images do.
+        skip_broken: Only warn of training images that cannot be read.
 
     Raises:
         FileNotFoundError: no images, no label maps, or images without one.
@@ -112,7 +115,8 @@ def find_masks(folder: str | Path, out: str | Path, val_fraction: float, seed: i
     parts = {split: parts[split] for split in SPLITS if split in parts}
 
     counted = {
-        split: count_labels(part, img_suffix, seg_map_suffix) for split, part in parts.items()
+        split: count_labels(part, img_suffix, seg_map_suffix, skip_broken and split == 'train')
+        for split, part in parts.items()
     }
     where = {label: path for _, files, _ in counted.values() for label, path in files.items()}
     classes, labels, palette = find_classes(folder, parts['train'], seg_map_suffix, where)
@@ -207,7 +211,7 @@ def find_suffix(parts: dict[str, MaskPart]) -> tuple[str, list[str]]:
 
 
 def count_labels(
-    part: MaskPart, img_suffix: str, seg_map_suffix: str
+    part: MaskPart, img_suffix: str, seg_map_suffix: str, skip_broken: bool = False
 ) -> tuple[dict[int, int], dict[int, Path], list[Problem]]:
     """How many pixels have each label, a file that has it, and warnings, of some label maps.
 
@@ -222,7 +226,7 @@ def count_labels(
         path = part.ann_dir / f'{name}{seg_map_suffix}'
         image = look_at(part.img_dir / f'{name}{img_suffix}')
         labels, problems = look_at_map(path, image.size)
-        warnings += raise_errors([*image.problems, *problems])
+        warnings += raise_errors([*image.problems, *problems], skip_broken)
         counts.update(labels)
         where.update((label, path) for label in labels.keys() - where.keys())
     return dict(counts), where, warnings

@@ -35,15 +35,19 @@ class Problem:
     is_error: bool = True
 
 
-def raise_errors(problems: Iterable[Problem]) -> list[Problem]:
-    """The warnings among them.
+# What `--skip-broken` leaves out.
+BROKEN_IMAGES = ('missing image', 'empty image file', 'unreadable image', 'truncated image')
+
+
+def raise_errors(problems: Iterable[Problem], skip_broken: bool = False) -> list[Problem]:
+    """The warnings among them; and broken images, if they are to be skipped.
 
     Raises:
         FileNotFoundError, ValueError: the first error.
     """
     warnings = []
     for problem in problems:
-        if problem.is_error:
+        if problem.is_error and not (skip_broken and problem.kind in BROKEN_IMAGES):
             missing = problem.kind.startswith('missing')
             raise (FileNotFoundError if missing else ValueError)(problem.text)
         warnings.append(problem)

@@ -22,7 +22,7 @@ from mmengine.dist import (
 )
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook
-from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
 
 from mlp_backbones.checkpoints import CheckpointError
@@ -136,8 +136,7 @@ class SafeCheckpointHook(CheckpointHook):
         self.local = plain and '://' not in str(self.out_dir or runner.work_dir)
         if self.local:
             self.backend_args = dict(backend=BACKEND)
-        for name in [name for name in runner.message_hub.runtime_info if 'best_ckpt' in name]:
-            self._move_here(runner, name)
+            self._find_best_here(runner)
         super().before_train(runner)
         if self.local and is_main_process():
             for part in Path(self.out_dir).glob('.*.pth.*'):  # of a save that was killed
@@ -287,12 +286,13 @@ class SafeCheckpointHook(CheckpointHook):
         note_saved()
         raise SystemExit(TO_BE_RESUMED)
 
-    def _move_here(self, runner: Runner, name: str) -> None:
-        """The path of a best checkpoint, in a work dir that was moved."""
-        path = runner.message_hub.get_info(name)
-        here = os.path.join(runner.work_dir, os.path.basename(str(path)))
-        if path and not os.path.exists(path) and os.path.exists(here):
-            runner.message_hub.update_info(name, here)
+    def _find_best_here(self, runner: Runner) -> None:
+        """In a work dir that was moved, or copied, the best checkpoints are this folder's."""
+        folder = checkpoint_folders(runner.work_dir, self.out_dir)[-1]
+        for name, path in list(runner.message_hub.runtime_info.items()):
+            if name.startswith('best_ckpt') and path:
+                here = os.path.join(folder, os.path.basename(path))
+                runner.message_hub.update_info(name, here)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         keep = self.max_keep_ckpts
@@ -326,8 +326,8 @@ class SafeCheckpointHook(CheckpointHook):
                 self.out_dir,
                 name,
                 self.file_client_args,
-                save_optimizer=self.save_optimizer,
-                save_param_scheduler=self.save_param_scheduler,
+                save_optimizer=self.save_optimizer or name == RESUME,
+                save_param_scheduler=self.save_param_scheduler or name == RESUME,
                 meta=meta,
                 by_epoch=by_epoch,
                 backend_args=self.backend_args,
@@ -454,6 +454,8 @@ def whole_step(runner: Runner) -> bool:
 def evaluation_due(runner: Runner) -> bool:
     """Whether the loop evaluates where the checkpoint was saved, right after it."""
     loop = runner.train_loop
+    if not isinstance(loop, (EpochBasedTrainLoop, IterBasedTrainLoop)):
+        return False
     done = loop.epoch if isinstance(loop, EpochBasedTrainLoop) else loop.iter
     end = loop.max_epochs if isinstance(loop, EpochBasedTrainLoop) else loop.max_iters
     if runner.val_loop is None or done < max(loop.val_begin, 1):

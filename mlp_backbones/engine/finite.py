@@ -8,12 +8,13 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from mmengine.dist import get_rank
+from mmengine.dist import all_reduce, get_rank
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from ..registry import HOOKS
@@ -64,6 +65,10 @@ class FiniteHook(Hook):
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         self.runner = runner
         self.in_a_row = 0
+        # with FSDP, a process sees its own part of the gradients
+        self.sharded = model is not runner.model and not isinstance(
+            runner.model, DistributedDataParallel
+        )
         # in place: they are only read when something is wrong
         self.buffers = [x for x in model.buffers() if x.is_floating_point()]
         self.handles = [model.register_forward_hook(self._keep_losses)]
@@ -92,7 +97,12 @@ class FiniteHook(Hook):
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         parameters = [p for group in optimizer.param_groups for p in group['params']]
         parameters = [p for p in parameters if p.grad is not None]
-        if not finite(p.grad for p in parameters):
+        good = finite(p.grad for p in parameters)
+        if self.sharded:
+            worst = torch.tensor(float(good))
+            all_reduce(worst, 'min')
+            good = bool(worst)
+        if not good:
             self._act('the gradients are')
             for p in parameters:
                 p.grad = None  # without one, an optimizer leaves its parameter alone

@@ -6,6 +6,7 @@ with what was given, what is expected and what to do; :func:`run` makes one line
 
 import argparse
 import ctypes
+import errno
 import os
 import signal
 import sys
@@ -220,6 +221,8 @@ def run(loop: str, make_config: Callable[[argparse.Namespace], Config], args) ->
         sys.exit(f'{loop}.py: {str(error).rpartition("DataError: ")[2].strip()}')
     except (RuntimeError, OSError, EOFError) as error:
         reason = explain_worker(error)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            reason = f'{error}: make room, and go on with --resume; the checkpoints are whole.'
         if reason is None:
             raise
         sys.exit(f'{loop}.py: {reason}')

@@ -133,6 +133,9 @@ def test_the_pointer_may_be_empty_stale_or_gone(three):
 def test_a_moved_work_dir_goes_on_and_leaves_the_old_place_alone(three):
     moved = three.parent / 'moved'
     shutil.copytree(three, moved, copy_function=shutil.copyfile)  # as scp: new times
+    state = torch.load(moved / 'epoch_3.pth', weights_only=False)
+    state['message_hub']['runtime_info']['best_score'] = -9.0  # so that a new best replaces it
+    torch.save(state, moved / 'epoch_3.pth')
     before = sorted(three.iterdir())
     toy.train(moved, resume=True)
     assert (moved / 'epoch_4.pth').exists() and not (moved / 'epoch_1.pth').exists()
