@@ -49,7 +49,7 @@ demo-real: PRETRAINED = 1
 demo-real: install ## fine-tune a detector from our weights on photographs of blood cells, which it fetches
 	$(DEMO) --task real
 
-survive: install ## kill 30 trainings at random moments, resume them, and compare; then mmengine's (an hour)
+survive: install ## kill 30 trainings at random moments, resume them, and compare; then mmengine's (half an hour)
 	$(PYTHON_BIN) tools/survive.py $(SURVIVE_ARGS)
 
 bench: install ## the promised speed against Swin-T and timm, bar by bar (half an hour, on a quiet machine)

@@ -2,7 +2,7 @@ r"""Kill trainings at random moments, resume them, and compare the weights at th
 of a training that was never killed: with SafeCheckpointHook, and with mmengine alone.
 
     python tools/survive.py --kills 30
-    python tools/survive.py --kills 30 --inside 10 --two 13 --out work_dirs/survive
+    python tools/survive.py --kills 3 --inside 1 --two 1 --hooks safe --out work_dirs/survive
 
 A training is a segmentor of configs/demo on made images, with flips, drop path and EMA, for 16
 iterations of which every fourth ends with a checkpoint. Every process of it is killed with
@@ -29,19 +29,17 @@ TOOLS = Path(__file__).resolve().parent
 ROOT = TOOLS.parent
 CONFIG = ROOT / 'configs/demo/shift_gmlp_upernet.py'
 EPOCHS, ITERATIONS = 4, 16
-OPTIONS = dict(
-    {
-        'train_dataloader.dataset.indices': 16,
-        'val_dataloader.dataset.indices': 8,
-        'train_cfg.max_epochs': EPOCHS,
-        'train_cfg.val_interval': 2,
-        'model.backbone.drop_path_rate': 0.1,
-        'default_hooks.checkpoint.interval': 1,
-        'default_hooks.checkpoint.max_keep_ckpts': 1,
-        'default_hooks.logger.interval': 1,
-        'randomness.diff_rank_seed': True,
-    }
-)
+OPTIONS = {
+    'train_dataloader.dataset.indices': 16,
+    'val_dataloader.dataset.indices': 8,
+    'train_cfg.max_epochs': EPOCHS,
+    'train_cfg.val_interval': 2,
+    'model.backbone.drop_path_rate': 0.1,
+    'default_hooks.checkpoint.interval': 1,
+    'default_hooks.checkpoint.max_keep_ckpts': 1,
+    'default_hooks.logger.interval': 1,
+    'randomness.diff_rank_seed': True,
+}
 HOOKS = dict(
     safe={'default_hooks.checkpoint.resume_interval': 3},
     mmengine={'default_hooks.checkpoint.type': 'CheckpointHook'},
@@ -159,7 +157,9 @@ def one_kill(hook: str, ranks: int, inside: bool, draw: random.Random, context: 
     code = resumed.process.wait()
     row = dict(hook=hook, ranks=ranks, inside=inside, files=files)
     if code != 0:
-        return dict(row, result=REFUSED, log=resumed.log.read_text()[-2000:])
+        lines = resumed.log.read_text(errors='replace').splitlines()
+        reasons = [line for line in lines if 'Error: ' in line or line.startswith('train.py: ')]
+        return dict(row, result=REFUSED, reason=reasons[0] if reasons else lines[-1])
     distance = compare(folder, context['weights'])
     if distance == 0:
         return dict(row, result=EQUAL, distance=0.0)
@@ -246,9 +246,9 @@ def main() -> None:
                 contexts[ranks] = uninterrupted(hook, ranks, folder, data)
             rows.append(one_kill(hook, ranks, inside, draw, contexts[ranks]))
             row = rows[-1]
-            away = f', L2 {row["distance"]:.1%}' if row.get('distance') else ''
             where = 'inside a save' if inside else 'at any moment'
-            print(f'{len(rows)}: {hook}, {ranks} process(es), {where}: {row["result"]}{away}', flush=True)  # fmt: skip  # noqa: E501
+            more = f', L2 {row["distance"]:.1%}' if row.get('distance') else row.get('reason', '')
+            print(f'{len(rows)}: {hook}, {ranks}, {where}: {row["result"]} {more}', flush=True)
             (args.out / 'kills.json').write_text(json.dumps(rows, indent=1))
     print(f'\n{table(rows)}')
     failed = [row for row in rows if row['hook'] == 'safe' and row['result'] != EQUAL]

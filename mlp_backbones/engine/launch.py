@@ -194,7 +194,8 @@ def hang_hook(cfg: Config) -> HangHook:
     """Ends a run that hangs, before torch's own limit."""
     dist_cfg = cfg.get('env_cfg', {}).get('dist_cfg', {})
     backend = torch.distributed.get_backend()
-    return HangHook(0.8 * (dist_cfg.get('timeout') or LIMITS.get(backend, 600)))
+    limit = dist_cfg.get('timeout') or LIMITS.get(backend, 600)
+    return HangHook(max(0.8 * limit, limit - 60))
 
 
 def run(loop: str, make_config: Callable[[argparse.Namespace], Config], args) -> None:
