@@ -17,6 +17,8 @@ from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS
 from mmengine.runner import Runner
 from torch import nn
 
+from mlp_backbones.checkpoints import safe_loading
+
 IMAGES = 14
 
 
@@ -141,7 +143,8 @@ def config(work_dir, by_epoch=True, workers=0, kill=None, **changes):
 def train(work_dir, **changes):
     """Train in this process; the final weights, average included, and the optimizer's state."""
     runner = Runner.from_cfg(config(work_dir, experiment_name=os.urandom(8).hex(), **changes))
-    runner.train()
+    with safe_loading():  # as tools/train.py
+        runner.train()
     ema = next(hook for hook in runner._hooks if isinstance(hook, EMAHook))
     tensors = [*runner.model.state_dict().values(), *ema.ema_model.state_dict().values()]
     state = runner.optim_wrapper.optimizer.state

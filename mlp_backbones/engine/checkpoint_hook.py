@@ -189,6 +189,7 @@ class SafeCheckpointHook(CheckpointHook):
         if isinstance(loop, EpochBasedTrainLoop):
             self.batches_done = int(resumed.get('batches_in_epoch', 0) * scale)
         elif hasattr(getattr(loop, 'dataloader_iterator', None), 'skip_iter'):
+            # mmengine before 0.10.12 has none, and reads all images again: exact, too, but slow
             iterator = loop.dataloader_iterator
             iterator.skip_iter = lambda steps: None  # mmengine's own, which may load all images
             iterator._epoch = self.batches.start(runner.iter, skip=int(runner.iter * scale))

@@ -43,7 +43,7 @@ def set_random_states(states: dict[str, Any]) -> None:
     version, numbers, gauss = states['python']
     random.setstate((version, tuple(numbers.tolist()), gauss))
     key, *rest = states['numpy']
-    np.random.set_state(('MT19937', key.numpy().astype(np.uint32), *rest))
+    np.random.set_state(('MT19937', key.cpu().numpy().astype(np.uint32), *rest))
     torch.set_rng_state(states['torch'].cpu())
     if 'cuda' in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(states['cuda'].cpu())
