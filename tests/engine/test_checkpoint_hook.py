@@ -42,8 +42,8 @@ def iteration(path):
 @pytest.mark.parametrize('by_epoch', [True, False])
 def test_a_kill_at_any_moment_of_a_save_leaves_a_whole_checkpoint(tmp_path, by_epoch):
     done = 0
-    for moment in range(30, 150, 8):  # nearly all from the first save to the last
-        moment += random.Random(moment).randrange(8)
+    for moment in range(30, 150, 12):  # nearly all from the first save to the last
+        moment += random.Random(moment).randrange(12)
         folder = tmp_path / str(moment)
         code = toy.in_child(train_and_die, folder, moment, by_epoch=by_epoch)
         if code == 0:

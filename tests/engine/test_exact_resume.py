@@ -45,10 +45,10 @@ def uninterrupted(tmp_path_factory):
         (True, 2, {}, [(5, TERM), (7, USR1)]),  # amid an epoch, and in its last iteration
         (True, 0, {}, [(8, TERM)]),  # the first of an epoch
         (True, 2, OFTEN, [(7, KILL), (15, KILL)]),
-        (True, 2, PERSISTENT, [(10, TERM)]),
+        (True, 1, PERSISTENT, [(10, TERM)]),
         (False, 0, {}, [(7, TERM), (8, TERM), (15, USR1)]),
         (False, 0, OFTEN, [(1, TERM), (8, KILL)]),
-        (False, 2, OFTEN, [(11, TERM)]),
+        (False, 1, OFTEN, [(11, TERM)]),
     ],
 )
 def test_stopped_and_resumed_equals_uninterrupted(
