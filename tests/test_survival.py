@@ -14,6 +14,8 @@ import pytest
 import torch
 import toy_training as toy
 
+from mlp_backbones.engine.training_start import find_newest
+
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.slow
 
@@ -95,21 +97,19 @@ def same(a, b):
     return all(toy.equal(*(state[key].values() for state in states)) for key in keys)
 
 
-def test_two_processes_save_and_leave_and_go_on(config, whole, tmp_path):
+def test_two_processes_save_and_leave(config, tmp_path):
     run = Run(config, tmp_path)
     run.wait_for('[2][2/3]')
     run.process.send_signal(signal.SIGUSR1)  # which would kill torchrun itself
     assert run.end() == 75
-    assert (tmp_path / 'resume.pth').exists()
-    assert Run(config, tmp_path, '--resume').end() == 0
-    assert same(tmp_path, whole)
+    assert find_newest([tmp_path]) == str(tmp_path / 'resume.pth')
 
 
-def test_a_killed_torchrun_leaves_nothing_behind(config, whole, tmp_path):
-    run = Run(config, tmp_path)
-    run.wait_for('[1][3/3]')
+def test_a_killed_torchrun_leaves_nothing_behind(config, tmp_path):
+    run = Run(config, tmp_path, ranks=1)
+    run.wait_for('[1][3/7]')
     workers = run.workers()
-    assert len(workers) == 2
+    assert len(workers) == 1
     run.process.kill()
     run.end()
     end = time.monotonic() + 20

@@ -60,7 +60,7 @@ def checkpoint_folders(work_dir: str, out_dir: str | None) -> list[str]:
 
 
 def find_newest(folders: Iterable[str | Path], since: str = '') -> str | None:
-    """The newest complete training state in ``folders``, not older than ``since``; None if they
+    """The newest complete training state in ``folders``, newer than ``since``; None if they
     have none at all.
 
     By the time that it holds, which survives copying, and not by mmengine's ``last_checkpoint``,
@@ -78,7 +78,8 @@ def find_newest(folders: Iterable[str | Path], since: str = '') -> str | None:
             found.append((_age(path), path))
         except Exception as error:  # a damaged file fails in a dozen ways
             damaged.append(f'{path}: it is damaged, or was cut off ({_first_line(error)})')
-    found = [(age, path) for age, path in found if age is not None and age[0] >= since]
+    # a run saves nothing in the second in which it is started
+    found = [(x, path) for x, path in found if x is not None and (not since or x[0] > since)]
     for _, path in sorted(found)[::-1]:
         try:
             check_checkpoint(str(path), '--resume', resume=True)
