@@ -55,10 +55,12 @@ class BadDataHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         record = os.path.join(runner.work_dir, LIST)
-        for loop, skip in ((runner.train_loop, self.skip), (runner.val_loop, False)):
+        # the training last, whose word counts for a data set that both share
+        for loop, skip in ((runner.val_loop, False), (runner.train_loop, self.skip)):
+            guard = Guard(skip, self.count, record)
             dataset = getattr(getattr(loop, 'dataloader', None), 'dataset', None)
             for part in base_datasets(dataset):
-                guard(part, Guard(skip, self.count, record))
+                part.prepare_data = partial(guard, part, type(part).prepare_data)
 
     def after_train_epoch(self, runner: Runner) -> None:
         if self.count.value:
@@ -77,19 +79,12 @@ def base_datasets(dataset: Any) -> Iterator[BaseDataset]:
             yield from base_datasets(inner)
 
 
-def guard(dataset: BaseDataset, check: Guard) -> None:
-    """Let ``check`` prepare the samples of ``dataset``."""
-    prepare = vars(dataset).get('prepare_data', dataset.prepare_data)
-    if not isinstance(getattr(prepare, 'func', None), Guard):
-        dataset.prepare_data = partial(check, dataset, type(dataset).prepare_data)
-
-
 class Guard:
     """Prepares samples, and knows what was wrong with them."""
 
     def __init__(self, skip: bool, count: Any, record: str):
         self.skip, self.count, self.record = skip, count, record
-        self.seen: set[str] = set()
+        self.seen: dict[str, str | None] = {}  # why a file was cut off, if it was
 
     def __call__(self, dataset: BaseDataset, prepare: Callable, index: int) -> Any:
         path = image_path(dataset, index)
@@ -116,15 +111,14 @@ class Guard:
         """Warn of what OpenCV reads without a word; if the file was cut off, say so."""
         if path is None or not os.path.isfile(path):
             return None
-        truncated = cut_off(path)
         if path not in self.seen:
-            self.seen.add(path)
+            self.seen[path] = cut_off(path)
             for problem in look_at(Path(path)).problems:
                 if not problem.is_error:
                     warn(problem.text)
-            if truncated and not self.skip:
-                warn(f'{truncated}; the rest is grey')
-        return truncated
+            if self.seen[path] and not self.skip:
+                warn(f'{self.seen[path]}; the rest is grey')
+        return self.seen[path]
 
     def explain(self, path: str | None, error: Exception) -> str:
         if isinstance(error, DataError):

@@ -30,6 +30,7 @@ from mlp_backbones.checkpoints.files import replacing
 
 from ..registry import HOOKS
 from .exact_resume import (
+    batch_size,
     count_from_zero,
     go_on_within_epoch,
     let_workers_finish,
@@ -166,13 +167,14 @@ class SafeCheckpointHook(CheckpointHook):
     def _take_position(self, runner: Runner) -> None:
         """Let the next batch be the one after the checkpoint's last."""
         loop, resumed = runner.train_loop, self.resumed
+        now = facts(runner, self.lr)
         if resumed is not None:
             if len(set(all_gather_object(runner.iter))) > 1:
                 raise CheckpointError(
                     'the processes resume from different iterations; the work dir must be one '
                     'that all machines share'
                 )
-            for warning in differences(resumed, facts(runner, self.lr)):
+            for warning in differences(resumed, now):
                 runner.logger.warning(warning)
         self.batches = number_batches(loop.dataloader, all_gather_object(runner.seed)[0])
         if resumed is None or self.batches is None:
@@ -184,8 +186,7 @@ class SafeCheckpointHook(CheckpointHook):
                 'come in another order. Set randomness.seed.'
             )
         # as many images, if a batch has another size now
-        batch = max(facts(runner, self.lr)['batch'], 1)
-        scale = resumed.get('batch', batch) / batch
+        scale = resumed.get('batch', now['batch']) / now['batch']
         if isinstance(loop, EpochBasedTrainLoop):
             self.batches_done = int(resumed.get('batches_in_epoch', 0) * scale)
         elif hasattr(getattr(loop, 'dataloader_iterator', None), 'skip_iter'):
@@ -404,10 +405,9 @@ def facts(runner: Runner, lr: float | None) -> dict[str, Any]:
     """That on which the course of a training depends, beside the model."""
     loader = runner.train_loop.dataloader
     sampler = getattr(getattr(loader, 'batch_sampler', None), 'sampler', None)
-    size = getattr(loader, 'batch_size', None) or getattr(loader.batch_sampler, 'batch_size', 0)
     state = dict(
         processes=get_world_size(),
-        batch=size * get_world_size(),
+        batch=batch_size(loader.batch_sampler) * get_world_size(),
         images=len(loader.dataset),
         lr=lr,
         early_stopping=[[hook.wait_count, hook.best_score] for hook in early_stopping(runner)],

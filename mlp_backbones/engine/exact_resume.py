@@ -93,7 +93,8 @@ class NumberedBatches:
         batches, self.begun = self.begun or iter(self.batch_sampler), None
         for indices in batches:
             batch = NumberedBatch(indices)
-            place = next(self.numbers) * self.batch_size * self.processes + self.rank
+            step = batch_size(self.batch_sampler) * self.processes
+            place = next(self.numbers) * step + self.rank
             # one process with the double batch has the samples of two, in turn
             batch.places = range(place, place + len(batch) * self.processes, self.processes)
             yield batch
@@ -105,6 +106,12 @@ class NumberedBatches:
         if name.startswith('__') or name == 'batch_sampler':  # when it is copied or pickled
             raise AttributeError(name)
         return getattr(self.batch_sampler, name)
+
+
+def batch_size(batch_sampler: Any) -> int:
+    """The samples of a batch; at most, where a sampler of several data sets has one for each."""
+    size = getattr(batch_sampler, 'batch_size', 1)
+    return max(size) if isinstance(size, Sequence) else size
 
 
 def number_batches(loader: DataLoader, seed: int) -> NumberedBatches | None:

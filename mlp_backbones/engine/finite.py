@@ -103,7 +103,7 @@ class FiniteHook(Hook):
             all_reduce(worst, 'min')
             good = bool(worst)
         if not good:
-            self._act('the gradients are')
+            self._act('the gradients are', 'The weights were not changed', 'The step is left out')
             for p in parameters:
                 p.grad = None  # without one, an optimizer leaves its parameter alone
 
@@ -112,7 +112,7 @@ class FiniteHook(Hook):
     ) -> None:
         loss = flat(outputs.get('loss')) if isinstance(outputs, dict) else None
         if not self.found and loss is not None and not math.isfinite(loss):
-            self._act('the loss is')
+            self._act('the loss is', 'The weights are finite', 'Only the loss was not')
         self.in_a_row = self.in_a_row + 1 if self.found else 0
         self.batch, self.losses = None, {}
         if self.in_a_row >= self.max_skipped:
@@ -122,7 +122,7 @@ class FiniteHook(Hook):
                 'and go on from the newest checkpoint with --resume.'
             )
 
-    def _act(self, what: str) -> None:
+    def _act(self, what: str, state: str, consequence: str) -> None:
         runner, self.found = self.runner, True
         number = runner.iter + 1
         values = ((name, flat(value)) for name, value in self.losses.items() if 'loss' in name)
@@ -139,14 +139,14 @@ class FiniteHook(Hook):
             found += f' The batch is saved in {path}.'
         if self.action == 'stop':
             raise TrainingError(
-                f'{found} The weights were not changed, and the checkpoints are finite. Lower '
-                'the learning rate, clip gradients, look at these images, or leave such steps '
-                'out with --cfg-options default_hooks.finite.action=skip; and go on with --resume.'
+                f'{found} {state}, and the checkpoints are finite. Lower the learning rate, clip '
+                'gradients, look at these images, or leave such steps out with --cfg-options '
+                'default_hooks.finite.action=skip; and go on with --resume.'
             )
         for buffer, before in zip(self.buffers, self.before, strict=True):
             buffer.copy_(before)
         runner.message_hub.update_info('skipped_steps', skipped)
-        runner.logger.warning(f'{found} The step is left out ({skipped} so far).')
+        runner.logger.warning(f'{found} {consequence} ({skipped} so far).')
 
 
 @torch.no_grad()

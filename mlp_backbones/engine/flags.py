@@ -167,11 +167,11 @@ def log_to(cfg: Config, names: Sequence[str]) -> None:
         raise ValueError(
             f'--log {",".join(unknown)} is unknown; choose among {", ".join(LOGGERS)}'
         )
-    visualizer = cfg.get('visualizer')
-    if names and not visualizer:
-        raise ValueError(f'--log needs a visualizer, which {cfg.filename} does not have')
     if not names:
         return
+    visualizer = cfg.get('visualizer')
+    if not visualizer:
+        raise ValueError(f'--log needs a visualizer, which {cfg.filename} does not have')
     backends = list(visualizer.get('vis_backends') or [dict(type='LocalVisBackend')])
     for name in names:
         kind, packages = LOGGERS[name]

@@ -210,6 +210,23 @@ def test_samples_depend_on_their_place_alone():
     assert not toy.equal(batches(1, 4, 0, seed=2), expected)
 
 
+@pytest.mark.parametrize('size', [4, [2, 4], None])
+def test_batch_samplers_of_other_code_bases(size):
+    """One for several data sets has several sizes, as mmdet's; another may not say any."""
+
+    class Sampler:
+        def __iter__(self):
+            return iter([[0, 1], [2, 3, 4, 5]])
+
+        def __len__(self):
+            return 2
+
+    if size is not None:
+        Sampler.batch_size = size
+    places = [list(batch.places) for batch in NumberedBatches(Sampler())]
+    assert places == ([[0, 1], [4, 5, 6, 7]] if size else [[0, 1], [1, 2, 3, 4]])
+
+
 def test_a_data_set_that_loads_whole_batches_still_does():
     class Whole(torch.utils.data.Dataset):
         def __len__(self):
