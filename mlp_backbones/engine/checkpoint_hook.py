@@ -273,8 +273,10 @@ class SafeCheckpointHook(CheckpointHook):
             return self.signal is not None
         number = torch.tensor(self.signal or 0)
         all_reduce(number, 'max')
-        self.signal = int(number) or None
-        return self.signal is not None
+        if not number:  # self.signal may be set by now: the next iteration asks again
+            return False
+        self.signal = int(number)
+        return True
 
     def _save_to_resume(self, runner: Runner, done: int) -> None:
         runner.logger.info(f'Saving {RESUME} at {done} iterations')

@@ -4,13 +4,15 @@ import os
 import random
 import resource
 import shutil
+import signal
 
 import pytest
 import torch
 import toy_training as toy
 
 from mlp_backbones.checkpoints import CheckpointError
-from mlp_backbones.engine.checkpoint_hook import check_written
+from mlp_backbones.engine import checkpoint_hook
+from mlp_backbones.engine.checkpoint_hook import SafeCheckpointHook, check_written
 from mlp_backbones.engine.training_start import find_newest
 
 # What changes a folder, one by one: the moments at which a kill differs.
@@ -153,3 +155,11 @@ def test_a_new_run_in_an_old_work_dir_is_the_one_that_goes_on(three):
 def test_other_storage_is_written_as_mmengine_does(tmp_path):
     toy.train(tmp_path, **{'default_hooks.checkpoint.backend_args': dict(backend='local')})
     assert find_newest([tmp_path]) == str(tmp_path / 'epoch_4.pth')
+
+
+def test_a_signal_that_comes_while_the_processes_agree_is_not_lost(monkeypatch):
+    hook = SafeCheckpointHook()
+    monkeypatch.setattr(checkpoint_hook, 'get_world_size', lambda: 2)
+    arrives = lambda number, op: hook._note(signal.SIGTERM, None)  # noqa: E731
+    monkeypatch.setattr(checkpoint_hook, 'all_reduce', arrives)
+    assert [hook._signalled(), hook._signalled()] == [False, True]
