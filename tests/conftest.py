@@ -1,3 +1,4 @@
+import gc
 import os
 
 import pytest
@@ -14,6 +15,14 @@ settings.load_profile('project')
 def pytest_collection_modifyitems(items):
     """The longest first: at the end, a worker would wait for the one that runs them."""
     items.sort(key=lambda item: item.get_closest_marker('slow') is None)
+
+
+def pytest_collection_finish():
+    """Every data set of mmengine collects garbage, which need not go through all that is imported
+    by now.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -41,10 +41,8 @@ for run in runs:
 """
 
 
-@pytest.fixture(scope='module')
-def trained(tmp_path_factory):
-    """The folder with work dirs of two trainings of an epoch, and what was printed."""
-    root = tmp_path_factory.mktemp('images')
+def build_and_train(root):
+    """Two trainings of an epoch in a folder; what was printed."""
     rng = np.random.default_rng(0)
     for i in range(4):
         cv2.imwrite(str(root / f'{i}.jpg'), rng.integers(0, 256, (64, 64, 3), np.uint8))
@@ -73,12 +71,11 @@ def trained(tmp_path_factory):
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
     )
     assert result.returncode == 0, result.stderr[-3000:]
-    return root, result.stdout
+    return result.stdout
 
 
-@pytest.mark.slow
-def test_every_config_builds_a_classifier_of_the_size_of_its_preset(trained):
-    _, text = trained
+def check_sizes(text):
+    """Every config builds a classifier of the size of its preset."""
     sizes = dict(line.split() for line in text.splitlines() if line.startswith('configs/pretrain'))
     assert len(sizes) == len(CONFIGS) == 22
     expected = dict(nano=(1.5, 2.6), tiny=(27, 29), small=(48, 50), base=(86, 88))
@@ -93,16 +90,14 @@ def losses(folder):
     return [row for row in rows if 'accuracy/top1' in row or 'loss' in row]
 
 
-def test_both_recipes_train_and_evaluate(trained):
-    root, _ = trained
+@pytest.mark.slow
+def test_the_recipes_and_their_checkpoint_in_a_backbone(tmp_path):
+    check_sizes(build_and_train(tmp_path))
     for name in ('gmlp_nano_tiny_imagenet', 's2mlp_tiny_imagenet'):
-        assert 0 <= losses(root / name)[-1]['accuracy/top1'] <= 100
-        assert (root / name / 'epoch_1.pth').is_file()
+        assert 0 <= losses(tmp_path / name)[-1]['accuracy/top1'] <= 100
+        assert (tmp_path / name / 'epoch_1.pth').is_file()
 
-
-def test_the_checkpoint_goes_into_a_backbone_as_it_is(trained):
-    root, _ = trained
-    file = root / 'gmlp_nano_tiny_imagenet/epoch_1.pth'
+    file = tmp_path / 'gmlp_nano_tiny_imagenet/epoch_1.pth'
     model = GMLP('nano', init_cfg=dict(type='Pretrained', checkpoint=str(file)))
     model.init_weights()
     given = torch.load(file, weights_only=False)['state_dict']
