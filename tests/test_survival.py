@@ -37,8 +37,10 @@ class Run:
             )
 
     def wait_for(self, text):
+        ended = False
         while text not in self.log.read_text():
-            assert self.process.poll() is None, self.log.read_text()[-3000:]
+            assert not ended, self.log.read_text()[-3000:]
+            ended = self.process.poll() is not None
             time.sleep(0.02)
 
     def workers(self):
@@ -120,7 +122,8 @@ def test_a_killed_torchrun_leaves_nothing_behind(config, tmp_path):
 
 
 def test_a_run_that_hangs_ends_and_names_who_is_waited_for(config, tmp_path):
-    run = Run(config, tmp_path, '--cfg-options', 'env_cfg.dist_cfg.timeout=10')
+    options = ['env_cfg.dist_cfg.timeout=10', 'train_cfg.max_epochs=1000']
+    run = Run(config, tmp_path, '--cfg-options', *options)
     run.wait_for('[1][2/3]')
     stopped = run.workers()[1]
     os.kill(stopped, signal.SIGSTOP)
@@ -138,7 +141,7 @@ def test_two_machines(config, whole, tmp_path):
     shutil.copy(whole / 'epoch_4.pth', tmp_path)
     both = dict(ranks=1, port=free_port(), NNODES='2', LOCAL_ADDR='127.0.0.1', MAX_RESTARTS='2')
     runs = [Run(config, tmp_path, NODE_RANK=str(rank), **both) for rank in range(2)]
-    while not any('[2][2/3]' in run.log.read_text() for run in runs):
+    while not any('[1][3/3]' in run.log.read_text() for run in runs):
         assert all(run.process.poll() is None for run in runs)
         time.sleep(0.02)
     os.kill(runs[1].workers()[0], signal.SIGKILL)
