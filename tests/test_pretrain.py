@@ -112,6 +112,7 @@ def test_the_recipes_and_their_checkpoint_in_a_backbone(tmp_path):
 
 def test_what_is_missing_is_said_before_anything_is_read(monkeypatch):
     monkeypatch.setattr(classification, 'find_spec', lambda name: None)
+    monkeypatch.setattr(sys, 'path', [*sys.path])  # on which torchvision is not left unmended
     with pytest.raises(ImportError, match='needs mmpretrain and torchvision: pip install onedl'):
         classification.require_mmpretrain()
 
