@@ -42,8 +42,8 @@ def use_data(
             that has none for validation.
         val_fraction: The share of the images that are for validation then.
         seed: What decides which.
-        skip_broken: Only warn of training images that are missing or cannot be read, which
-            ``BadDataHook(skip=True)`` leaves out.
+        skip_broken: Only warn of training images that are missing or broken, and of broken label
+            maps, which ``BadDataHook(skip=True)`` leaves out.
 
     Returns:
         What was found; its ``table()`` has the classes and counts.

@@ -11,7 +11,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .problems import BROKEN, Problem, look_at, raise_errors, wrong_size
+from .problems import (
+    BROKEN,
+    MAP_OF_ANOTHER_SIZE,
+    Problem,
+    look_at,
+    raise_errors,
+    wrong_size,
+)
 from .splits import SPLITS, check_folder, draw, split_of, table, write
 
 IMAGES = ('images', 'img_dir', 'image', 'imgs', 'JPEGImages')
@@ -81,7 +88,8 @@ def find_masks(
         out: Where to write the lists of names of a part that had to be divided.
         val_fraction: How much of it then goes to validation, above 0 and below 1.
         seed: What decides which images do.
-        skip_broken: Only warn of training images that cannot be read.
+        skip_broken: Only warn of training images and label maps that cannot be read, and of
+            label maps that have another size than their image.
 
     Raises:
         FileNotFoundError: no images, no label maps, or images without one.
@@ -254,7 +262,7 @@ def look_at_map(path: Path, size: tuple[int, int] | None) -> tuple[dict[int, int
         )
         return {}, [Problem('label map of several channels', file, text)]
     found = labels.shape[::-1]
-    problems = list(wrong_size(path, found, size, 'its image'))
+    problems = list(wrong_size(path, found, size, 'its image', MAP_OF_ANOTHER_SIZE))
     values, counts = np.unique(labels, return_counts=True)
     if {*values.tolist()} == {IGNORE}:
         problems.append(Problem('nothing to learn', file, f'{file} has 255 everywhere', False))
@@ -300,9 +308,7 @@ def read_names(
     folder: Path, train: MaskPart, seg_map_suffix: str, seen: Sequence[int]
 ) -> tuple[list[str], Path, list[int] | None]:
     """The name of each label, the file that says so, and the colours of the label maps."""
-    first = train.ann_dir / f'{train.names[0]}{seg_map_suffix}'
-    with Image.open(first) as file:
-        colours = file.getpalette() if file.mode == 'P' else None
+    first, colours = read_palette(train, seg_map_suffix)
     seen = sorted(label for label in seen if label != IGNORE)
     tops = (folder, train.ann_dir, train.ann_dir.parent)
     files = [top / name for top in tops for name in NAMES if (top / name).is_file()]
@@ -321,6 +327,18 @@ def read_names(
         f'label 0 on; the label maps have {_short(seen)}. A line "{NOT_LEARNED}" stands for a '
         'label that is not to be learned.'
     )
+
+
+def read_palette(train: MaskPart, seg_map_suffix: str) -> tuple[Path, list[int] | None]:
+    """The first label map that can be read, and its colours if it has any."""
+    for name in train.names:
+        path = train.ann_dir / f'{name}{seg_map_suffix}'
+        try:
+            with Image.open(path) as file:
+                return path, file.getpalette() if file.mode == 'P' else None
+        except BROKEN:
+            continue
+    raise ValueError(f'no label map of {train.ann_dir} can be read')
 
 
 def _short(labels: list[int]) -> str:

@@ -35,19 +35,21 @@ class Problem:
     is_error: bool = True
 
 
+MAP_OF_ANOTHER_SIZE = 'label map of another size'
 # What `--skip-broken` leaves out.
-BROKEN_IMAGES = ('missing image', 'empty image file', 'unreadable image', 'truncated image')
+LEFT_OUT = ('missing image', 'empty image file', 'unreadable image', 'truncated image')
+LEFT_OUT += ('unreadable label map', MAP_OF_ANOTHER_SIZE)
 
 
 def raise_errors(problems: Iterable[Problem], skip_broken: bool = False) -> list[Problem]:
-    """The warnings among them; and broken images, if they are to be skipped.
+    """The warnings among them; and broken images and label maps, if they are to be skipped.
 
     Raises:
         FileNotFoundError, ValueError: the first error.
     """
     warnings = []
     for problem in problems:
-        if problem.is_error and not (skip_broken and problem.kind in BROKEN_IMAGES):
+        if problem.is_error and not (skip_broken and problem.kind in LEFT_OUT):
             missing = problem.kind.startswith('missing')
             raise (FileNotFoundError if missing else ValueError)(problem.text)
         warnings.append(problem)
@@ -113,12 +115,16 @@ def look_at(path: Path, whole: bool = False) -> ImageFile:
 
 
 def wrong_size(
-    path: Path, found: tuple[int, int] | None, other: tuple[int, int] | None, whose: str
+    path: Path,
+    found: tuple[int, int] | None,
+    other: tuple[int, int] | None,
+    whose: str,
+    kind: str = 'wrong size',
 ) -> Iterator[Problem]:
     """A problem, if a file has another width and height than something says; None is unknown."""
     if found and other and found != other:
         text = f'{path} has {found[0]} x {found[1]} pixels, {whose} {other[0]} x {other[1]}'
-        yield Problem('wrong size', str(path), text)
+        yield Problem(kind, str(path), text)
 
 
 def repeated(digests: dict[str, list[tuple[str, Path]]]) -> Iterator[Problem]:

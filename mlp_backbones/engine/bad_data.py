@@ -18,6 +18,7 @@ from mmengine.dataset import BaseDataset
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from mlp_backbones.data.masks import look_at_map
 from mlp_backbones.data.problems import look_at
 
 from ..registry import HOOKS
@@ -33,10 +34,11 @@ class DataError(ValueError):
 class BadDataHook(Hook):
     """Names the file of a sample that cannot be trained on, or leaves such samples out.
 
-    That is an image that cannot be read, or with which the pipeline fails; a label map with
-    labels that the classes do not have; boxes that are not finite, and labels of objects out of
-    range. An image of 16 bits a value, of which OpenCV keeps the upper 8, and a JPEG file that was
-    cut off are trained on, as in mmdet and mmseg, with a warning.
+    That is an image or a label map that cannot be read, or with which the pipeline fails; a label
+    map of another size than its image, or with labels that the classes do not have; boxes that are
+    not finite, and labels of objects out of range. An image of 16 bits a value, of which OpenCV
+    keeps the upper 8, and a JPEG file that was cut off are trained on, as in mmdet and mmseg, with
+    a warning.
 
     In a config of mmdet, mmseg or any other code base of OpenMMLab::
 
@@ -87,7 +89,7 @@ class Guard:
         self.seen: dict[str, str | None] = {}  # why a file was cut off, if it was
 
     def __call__(self, dataset: BaseDataset, prepare: Callable, index: int) -> Any:
-        path = image_path(dataset, index)
+        path, label_map = files(dataset, index)
         truncated = self.look_once(path)
         try:
             if truncated and self.skip:
@@ -98,7 +100,7 @@ class Guard:
                 raise DataError(f'{path}: {wrong}')
             return sample
         except Exception as error:
-            message = self.explain(path, error)
+            message = self.explain(path, label_map, error)
             if not self.skip:
                 raise DataError(message) from error
         with self.count.get_lock():
@@ -120,19 +122,25 @@ class Guard:
                 warn(f'{self.seen[path]}; the rest is grey')
         return self.seen[path]
 
-    def explain(self, path: str | None, error: Exception) -> str:
+    def explain(self, path: str | None, label_map: str | None, error: Exception) -> str:
         if isinstance(error, DataError):
             return str(error)
         if path is not None and '://' not in path:
-            for problem in look_at(Path(path), whole=True).problems:
+            image = look_at(Path(path), whole=True)
+            problems = [*image.problems]
+            if label_map is not None:
+                problems += look_at_map(Path(label_map), image.size)[1]
+            for problem in problems:
                 if problem.is_error:
                     return problem.text
         return f'{path}: {type(error).__name__} in its pipeline: {error}'
 
 
-def image_path(dataset: BaseDataset, index: int) -> str | None:
+def files(dataset: BaseDataset, index: int) -> tuple[str | None, str | None]:
+    """The image of a sample, and its label map."""
     info = dataset.get_data_info(index)
-    return info.get('img_path') if isinstance(info, dict) else None
+    info = info if isinstance(info, dict) else {}
+    return info.get('img_path'), info.get('seg_map_path')
 
 
 def cut_off(path: str) -> str | None:
@@ -151,16 +159,25 @@ def cut_off(path: str) -> str | None:
 
 def wrong_annotations(sample: Any, dataset: BaseDataset) -> str | None:
     """What is wrong with the annotations of a packed sample, for the classes of its data set."""
-    data = sample.get('data_samples') if isinstance(sample, dict) else None
+    sample = sample if isinstance(sample, dict) else {}
+    data, inputs = sample.get('data_samples'), sample.get('inputs')
     classes = len(dataset.metainfo.get('classes') or ())
     maps = getattr(getattr(data, 'gt_sem_seg', None), 'data', None)
+    if isinstance(maps, torch.Tensor) and isinstance(inputs, torch.Tensor):
+        size, expected = maps.shape[-2:], inputs.shape[-2:]
+        # In an evaluation, the label map has the size of the image before its pipeline.
+        if size not in (expected, data.get('ori_shape')):
+            return (
+                f'its label map {data.get("seg_map_path", "")} has another size: after the '
+                f'pipeline {size[1]} x {size[0]} pixels, the image {expected[1]} x {expected[0]}'
+            )
     if classes and isinstance(maps, torch.Tensor):
         ignored = getattr(dataset, 'ignore_index', 255)
         wrong = (maps >= classes) & (maps != ignored) | (maps < 0)
         if wrong.any():
             labels = sorted(maps[wrong].unique().tolist())
             return (
-                f'its label map {getattr(data, "seg_map_path", "")} has the labels '
+                f'its label map {data.get("seg_map_path", "")} has the labels '
                 f'{", ".join(map(str, labels[:5]))}; the {classes} classes have 0 to '
                 f'{classes - 1}, and {ignored} is ignored'
             )

@@ -223,7 +223,7 @@ BAD_MAPS = {
     ),
     'size': (
         label_map('masks/train/b.png', STRIPES[:, :32]),
-        'wrong size',
+        'label map of another size',
         'masks/train/b.png has 32 x 48 pixels, its image 64 x 48',
     ),
     'colours': (

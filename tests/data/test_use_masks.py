@@ -134,6 +134,21 @@ def test_folders_that_are_wrong_are_refused(edit, message, tmp_path):
         find_masks(tmp_path, tmp_path / 'out', 0.5, 0)
 
 
+def test_broken_training_images_and_label_maps_are_told_if_they_are_to_be_skipped(tmp_path):
+    for part, names in (('train', 'abcd'), ('val', 'xy')):
+        put_maps(tmp_path / f'images/{part}', tmp_path / f'masks/{part}', names)
+    (tmp_path / 'classes.txt').write_text(CLASSES)
+    damage('masks/train/a.png', text='x')(tmp_path)
+    damage('masks/train/b.png', size=(48, 64))(tmp_path)
+    damage('images/train/c.jpg', text='')(tmp_path)
+    found = find_masks(tmp_path, tmp_path / 'out', 0.5, 0, skip_broken=True)
+    kinds = ['unreadable label map', 'label map of another size', 'empty image file']
+    assert [problem.kind for problem in found.warnings] == kinds
+    damage('masks/val/x.png', text='x')(tmp_path)
+    with pytest.raises(ValueError, match='val/x.png cannot be read'):
+        find_masks(tmp_path, tmp_path / 'out', 0.5, 0, skip_broken=True)
+
+
 def test_a_folder_without_what_is_needed_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match='has no images and label maps: .* images or img'):
         find_masks(tmp_path, tmp_path, 0.5, 0)

@@ -7,10 +7,12 @@ import cv2
 import mmcv
 import numpy as np
 import pytest
+import torch
 import toy_training as toy
 from mmengine.dataset import ConcatDataset, RepeatDataset
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
+from mmengine.structures import PixelData
 from torch.utils.data import DataLoader
 
 from mlp_backbones.engine.bad_data import (
@@ -152,7 +154,7 @@ def test_a_worker_names_the_file_too(images):
     assert reason.startswith(f'{images}/') and '\n' not in reason
 
 
-def test_a_label_map_with_labels_that_no_class_has(tmp_path):
+def test_label_maps_that_are_wrong(tmp_path):
     from mmseg.datasets import BaseSegDataset
 
     init_default_scope('mmseg')
@@ -163,6 +165,10 @@ def test_a_label_map_with_labels_that_no_class_has(tmp_path):
         labels = np.zeros((8, 8), np.uint8)
         labels[0] = label
         cv2.imwrite(str(tmp_path / f'maps/{i}.png'), labels)
+    for i in (3, 4):
+        cv2.imwrite(str(tmp_path / f'images/{i}.jpg'), np.zeros((8, 8, 3), np.uint8))
+    cv2.imwrite(str(tmp_path / 'maps/3.png'), np.zeros((6, 8), np.uint8))
+    (tmp_path / 'maps/4.png').write_text('no image')
     data = BaseSegDataset(
         data_prefix=dict(img_path=str(tmp_path / 'images'), seg_map_path=str(tmp_path / 'maps')),
         metainfo=dict(classes=('a', 'b'), palette=[[0, 0, 0], [9, 9, 9]]),
@@ -177,10 +183,25 @@ def test_a_label_map_with_labels_that_no_class_has(tmp_path):
     BadDataHook().before_train(runner)
     assert data[0]['data_samples'].gt_sem_seg.data.max() == 1
     assert data[2]['data_samples'].gt_sem_seg.data.max() == 255
-    with pytest.raises(
-        DataError, match=r'images/1.jpg: its label map .*maps/1.png has the labels 7'
-    ):
-        data[1]
+    wrong = {
+        1: 'images/1.jpg: its label map .*maps/1.png has the labels 7',
+        3: 'images/3.jpg: its label map .*maps/3.png has another size: .* 8 x 6 .* 8 x 8',
+        4: 'maps/4.png cannot be read',
+    }
+    for i, message in wrong.items():
+        with pytest.raises(DataError, match=message):
+            data[i]
+
+
+def test_in_an_evaluation_a_label_map_has_the_size_of_its_image_before_the_pipeline():
+    from mmseg.structures import SegDataSample
+
+    data = type('Data', (), dict(metainfo={}))()
+    sample = dict(inputs=torch.zeros(3, 4, 3), data_samples=SegDataSample())
+    sample['data_samples'].gt_sem_seg = PixelData(data=torch.zeros(1, 8, 6))
+    assert 'another size' in wrong_annotations(sample, data)
+    sample['data_samples'].set_metainfo(dict(ori_shape=(8, 6)))
+    assert wrong_annotations(sample, data) is None
 
 
 def test_objects_with_wrong_labels_or_boxes(images):
