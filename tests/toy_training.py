@@ -14,7 +14,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.hooks import EMAHook, Hook
 from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS
-from mmengine.runner import Runner
+from mmengine.runner import FlexibleRunner, Runner
 from torch import nn
 
 from mlp_backbones.checkpoints import safe_loading
@@ -134,19 +134,20 @@ def config(work_dir, by_epoch=True, workers=0, kill=None, **changes):
             log_level='ERROR',
         )
     )
+    cfg.merge_from_dict(changes)
     if kill:
         cfg.custom_hooks.append(dict(type='Kill', **kill))
-    cfg.merge_from_dict(changes)
     return cfg
 
 
 def train(work_dir, **changes):
     """Train in this process; the final weights, average included, and the optimizer's state."""
-    runner = Runner.from_cfg(config(work_dir, experiment_name=os.urandom(8).hex(), **changes))
+    cfg = config(work_dir, experiment_name=os.urandom(8).hex(), **changes)
+    runner = (FlexibleRunner if 'strategy' in cfg else Runner).from_cfg(cfg)
     with safe_loading():  # as tools/train.py
         runner.train()
-    ema = next(hook for hook in runner._hooks if isinstance(hook, EMAHook))
-    tensors = [*runner.model.state_dict().values(), *ema.ema_model.state_dict().values()]
+    averages = [hook.ema_model for hook in runner._hooks if isinstance(hook, EMAHook)]
+    tensors = [x for model in (runner.model, *averages) for x in model.state_dict().values()]
     state = runner.optim_wrapper.optimizer.state
     for group in runner.optim_wrapper.optimizer.param_groups:
         for parameter in group['params']:

@@ -101,7 +101,8 @@ class SafeCheckpointHook(CheckpointHook):
 
         default_hooks = dict(checkpoint=dict(type='mlp_backbones.SafeCheckpointHook'))
 
-    All this is for local folders; other storage (``s3://``) is written in mmengine's way.
+    All this is for local folders; other storage (``s3://``) is written in mmengine's way, and so
+    are the files of a ``FlexibleRunner``.
 
     Args:
         *args, **kwargs: mmengine's.
@@ -118,6 +119,7 @@ class SafeCheckpointHook(CheckpointHook):
         self.training = False
         self.resumed: dict | None = None  # ours, in the checkpoint that the run goes on from
         self.state: dict | None = None  # ours, in the checkpoint that is being written
+        self.place: dict = {}  # its epoch and iteration: FlexibleRunner counts in its own way
         self.signal: int | None = None
         self.before_evaluation: dict | None = None  # the random states
 
@@ -299,6 +301,7 @@ class SafeCheckpointHook(CheckpointHook):
                 runner.message_hub.update_info(name, here)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+        meta = {**meta, **self.place}
         keep = self.max_keep_ckpts
         ids = list(self.keep_ckpt_ids) if keep > 0 else []
         if keep > 0:
@@ -320,6 +323,7 @@ class SafeCheckpointHook(CheckpointHook):
     def _save(self, runner: Runner, name: str, meta: dict, by_epoch: bool) -> None:
         """Save the training state as ``name``, and point to it."""
         self.saved_at = meta['iter']
+        outer, self.place = self.place, dict(epoch=meta['epoch'], iter=meta['iter'])
         self.state = dict(
             facts(runner, self.lr),
             batches_in_epoch=self.batches_done,
@@ -339,13 +343,14 @@ class SafeCheckpointHook(CheckpointHook):
             )
             if is_main_process():
                 self._point_to(runner, self.file_backend.join_path(self.out_dir, name))
-        self.state = None
+        self.state, self.place = None, outer
 
     def _point_to(self, runner: Runner, path: str) -> None:
         with replacing(os.path.join(runner.work_dir, POINTER)) as part:
             Path(part).write_text(path)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        checkpoint['meta'].update(self.place)
         if self.state is not None:  # not a best one, which holds weights alone
             checkpoint[STATE] = self.state
 
@@ -360,11 +365,12 @@ class SafeCheckpointHook(CheckpointHook):
             return
         backend, old = self.file_backend, []
         self.file_backend = PutOff(backend, old)
+        self.place = dict(epoch=runner.epoch, iter=runner.iter)
         try:
             with self.explained(runner):
                 super()._save_best_checkpoint(runner, metrics)
         finally:
-            self.file_backend = backend
+            self.file_backend, self.place = backend, {}
         info = runner.message_hub.runtime_info
         best = [value for name, value in info.items() if name.startswith('best_ckpt')]
         for path in old:

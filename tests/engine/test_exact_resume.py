@@ -65,6 +65,21 @@ def test_stopped_and_resumed_equals_uninterrupted(
     assert (tmp_path / 'last_checkpoint').read_text() == str(tmp_path / last)
 
 
+@pytest.mark.parametrize('by_epoch', [True, False])
+def test_with_mmengines_flexible_runner(tmp_path, uninterrupted, by_epoch):
+    """Which writes its own count of iterations into checkpoints, one too many after a best one."""
+    changes = {
+        'by_epoch': by_epoch,
+        'strategy': dict(type='SingleDeviceStrategy'),
+        'env_cfg': dict(dist_cfg=dict(backend='gloo')),
+        'custom_hooks': [],  # its EMAHook cannot resume with it
+    }
+    for at in (8, 15):  # the first iteration after an evaluation; the last of all
+        kill = dict(at=at, number=TERM)
+        assert toy.in_child(toy.train, tmp_path, resume=True, kill=kill, **changes) == 75
+    assert toy.equal(toy.train(tmp_path, resume=True, **changes), uninterrupted(**changes))
+
+
 def test_a_sampler_that_ends_is_begun_again_as_often(tmp_path, uninterrupted):
     changes = {
         'by_epoch': False,
