@@ -100,7 +100,9 @@ def same(a, b):
 
 
 def test_two_processes_save_and_leave(config, tmp_path):
-    run = Run(config, tmp_path, '--cfg-options', 'train_cfg.max_epochs=1000')
+    rarely = ['train_cfg.max_epochs=1000', 'train_cfg.val_interval=1000']
+    rarely += ['default_hooks.checkpoint.interval=1000']  # so that it is resume.pth that is newest
+    run = Run(config, tmp_path, '--cfg-options', *rarely)
     run.wait_for('[2][2/3]')
     run.process.send_signal(signal.SIGUSR1)  # which would kill torchrun itself
     assert run.end() == 75, run.log.read_text()[-3000:]

@@ -1,6 +1,7 @@
 """Two ranks, each with its images, learn what one rank learns from all of them."""
 
 import contextlib
+import gc
 
 import torch
 from families import SIZES, classes, fixed, small
@@ -86,6 +87,12 @@ def weights(model):
 def on_rank(rank, folder):
     torch.set_num_threads(1)
     torch.distributed.init_process_group('gloo', f'file://{folder}/store', rank=rank, world_size=2)
+    compare(rank)
+    gc.collect()  # models, which keep the group's thread alive
+    torch.distributed.destroy_process_group()
+
+
+def compare(rank):
     generator = torch.Generator().manual_seed(0)
     batches = torch.randn(2, 2, 3, 90, 75, generator=generator, dtype=torch.float64)
     mine = slice(rank, rank + 1)
@@ -111,8 +118,15 @@ def on_rank(rank, folder):
                     atol=1e-6,
                     msg=lambda m, at=f'{cls.__name__}, {name}, {key}': f'{at}: {m}',
                 )
-    torch.distributed.destroy_process_group()
 
 
 def test_two_ranks_learn_what_one_learns(tmp_path):
-    torch.multiprocessing.spawn(on_rank, (str(tmp_path),), nprocs=2)
+    for attempt in ('first', 'second'):
+        (tmp_path / attempt).mkdir()
+        try:
+            torch.multiprocessing.spawn(on_rank, (str(tmp_path / attempt),), nprocs=2)
+            break
+        except torch.multiprocessing.ProcessExitedException as error:
+            # The gloo thread of torch 2.13 crashed once, and not again in hundreds of rounds.
+            if error.signal_name != 'SIGSEGV' or attempt == 'second':
+                raise
