@@ -149,8 +149,8 @@ def one_kill(hook: str, ranks: int, inside: bool, draw: random.Random, context: 
         time.sleep(draw.uniform(0, INSIDE))
     else:
         time.sleep(draw.uniform(0, context['seconds']))
-    if not run.kill():
-        raise RuntimeError(f'the training ended before it was killed: see {run.log}')
+    if not run.kill():  # it was faster than the one before, and has ended
+        return one_kill(hook, ranks, inside, draw, context)
     files = sorted(path.name for path in folder.glob('*.pth'))
     saved = run.says('Saving checkpoint at 1 epochs') and run.says('Epoch(train) [2]')
     resumed = Training(hook, ranks, folder, data, resume=True)
