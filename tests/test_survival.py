@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import toy_training as toy
+from ports import free_port
 
 from mlp_backbones.engine.training_start import find_newest
 
@@ -48,12 +48,6 @@ class Run:
 
     def end(self):
         return self.process.wait(120)
-
-
-def free_port():
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        return str(free.getsockname()[1])
 
 
 def children(pid):

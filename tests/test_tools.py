@@ -4,7 +4,6 @@ import json
 import os
 import pickle
 import runpy
-import socket
 import subprocess
 import sys
 
@@ -16,6 +15,7 @@ import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
+from ports import free_port
 from shipped import DETECTORS_AND_SEGMENTORS, ROOT, THEIR_BASES
 from torch import nn
 
@@ -258,12 +258,6 @@ def coco(tmp_path_factory):
     for split in ('train', 'val'):
         (root / 'annotations' / f'instances_{split}2017.json').write_text(json.dumps(content))
     return root
-
-
-def free_port():
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        return str(free.getsockname()[1])
 
 
 def refused(monkeypatch, *command):

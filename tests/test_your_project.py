@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from mmengine.config import Config
 from mmengine.dist import all_reduce
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
+from ports import free_port
 
 from mlp_backbones.engine import launch
 
@@ -82,19 +82,13 @@ def config_of(row, folder):
     return cfg
 
 
-def free_port():
-    with socket.socket() as server:
-        server.bind(('127.0.0.1', 0))
-        return server.getsockname()[1]
-
-
 def on_rank(rank, folder, rows, ports):
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2')
     os.environ.update(MASTER_ADDR='127.0.0.1', CUDA_VISIBLE_DEVICES='')
     failed = {}
     for row, port in zip(rows, ports, strict=True):
-        os.environ['MASTER_PORT'] = str(port)
+        os.environ['MASTER_PORT'] = port
         cfg = config_of(row, Path(folder))
         cfg.launcher = 'pytorch'
         try:

@@ -149,7 +149,10 @@ def one_kill(hook: str, ranks: int, inside: bool, draw: random.Random, context: 
         time.sleep(draw.uniform(0, INSIDE))
     else:
         time.sleep(draw.uniform(0, context['seconds']))
-    if not run.kill():  # it was faster than the one before, and has ended
+    if not run.kill():
+        if run.process.returncode != 0:
+            raise RuntimeError(f'the training failed: see {run.log}')
+        # it was faster than the one before
         return one_kill(hook, ranks, inside, draw, context)
     files = sorted(path.name for path in folder.glob('*.pth'))
     saved = run.says('Saving checkpoint at 1 epochs') and run.says('Epoch(train) [2]')
@@ -210,7 +213,8 @@ def train_with_mmengine() -> None:
     cfg = launch.config_from_args(args)
     flags.enable_ema(cfg)
     cfg.default_hooks.checkpoint.pop('resume_interval', None)
-    cfg.default_hooks.pop('finite')
+    for name in ('finite', 'bad_data'):
+        cfg.default_hooks.pop(name)
     cfg.resume = args.resume
     launch.prepare_launcher(cfg)
     Runner.from_cfg(cfg).train()

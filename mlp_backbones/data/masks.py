@@ -11,14 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .problems import (
-    BROKEN,
-    MAP_OF_ANOTHER_SIZE,
-    Problem,
-    look_at,
-    raise_errors,
-    wrong_size,
-)
+from .problems import BROKEN, MAP_OF_ANOTHER_SIZE, Problem, look_at, raise_errors, wrong_size
 from .splits import SPLITS, check_folder, draw, split_of, table, write
 
 IMAGES = ('images', 'img_dir', 'image', 'imgs', 'JPEGImages')
