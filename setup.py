@@ -40,13 +40,11 @@ EXTRAS = {
         'hypothesis',
         'onnxruntime',
         'onnxscript',
-        'peft',
         'pytest',
         'pytest-xdist',
         'ruff',
         'safetensors',
         'setuptools>=64,<82',
-        'transformers<5',  # of peft; mmpretrain does not import with 5
         'wheel',
     ],
 }

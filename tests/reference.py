@@ -1,26 +1,30 @@
-"""timm, the reference of the published models.
+"""Packages that tests compare with, such as timm, the reference of the published models.
 
-`make install` puts it with torchvision into `.venv/reference`, off the import path of
-everything else: the torchvision of PyPI does not import beside a CPU build of torch,
-and mmengine imports it wherever it finds it.
+`make install` puts them with torchvision into `.venv/reference`, off the import path of everything
+else; tools/install.sh says why.
 """
 
 import os
 import sys
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'tools'))
-
-import benchmark
+from mlp_backbones.engine.classification import find_reference, mend_torchvision
 
 
-def import_timm():
-    """The module timm. Missing, it skips the test, or fails it in CI."""
-    folder = Path(sys.prefix, 'reference')
-    if not (folder / 'timm').is_dir() and find_spec('timm') is None:
-        message = f'timm is not in {folder}; `make install` puts it there'
+def import_reference(name: str) -> ModuleType:
+    """A package of the reference folder. Missing, it skips the test, or fails it in CI."""
+    find_reference()
+    if find_spec(name) is None:
+        message = f'{name} is not in {Path(sys.prefix, "reference")}; `make install` puts it there'
         (pytest.fail if 'CI' in os.environ else pytest.skip)(message)
-    return benchmark.import_timm()
+    mend_torchvision()
+    return import_module(name)
+
+
+def import_timm() -> ModuleType:
+    return import_reference('timm')

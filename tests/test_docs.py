@@ -9,6 +9,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS as ROOT_MODELS
+from reference import import_reference
 
 from mlp_backbones import config_path
 from mlp_backbones.models.layers import GRID_MODES
@@ -133,6 +134,7 @@ def test_the_configs_and_tools_that_it_names_are_there(document):
 
 
 def test_lora_as_in_your_project(tmp_path, capsys):
+    import_reference('peft')
     (tmp_path / 'lora.py').write_text(code_blocks('your_project.md')['lora.py'])
     runpy.run_path(str(tmp_path / 'lora.py'))
     assert re.match('trainable params: [1-9]', capsys.readouterr().out)

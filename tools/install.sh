@@ -259,11 +259,12 @@ fi
 
 say 'installing mmdet, mmseg and mlp_backbones with its development tools'
 pip_install --editable '.[onedl,predict,dev]'
-# Off the import path: mmengine and mmdet import torchvision and mmpretrain wherever they find them,
-# and PyPI's torchvision does not import beside a CPU build of torch. tests/reference.py and
-# engine/classification.py import them from here.
+# Off the import path: mmengine and mmdet import torchvision, transformers and mmpretrain wherever they
+# find them, and PyPI's torchvision does not import beside a CPU build of torch; transformers adds a
+# quarter to the start of every tool. tests/reference.py and engine/classification.py import from here.
 pip_install --upgrade --no-deps --target "$venv/reference" timm torchvision \
-    onedl-mmpretrain mat4py model-index ordered-set markdown
+    onedl-mmpretrain mat4py model-index ordered-set markdown \
+    peft transformers accelerate tokenizers huggingface-hub regex psutil
 
 # mmengine prints configs by yapf, which writes its grammar to the user's cache when it is first
 # imported: here, and not by two processes of a training at once.

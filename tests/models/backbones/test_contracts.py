@@ -20,6 +20,7 @@ from families import (
 )
 from mmengine.model import ExponentialMovingAverage, revert_sync_batchnorm
 from mmengine.runner import load_checkpoint, save_checkpoint
+from reference import import_reference
 from torch import nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 from torch.nn.utils import prune
@@ -113,7 +114,7 @@ def test_dynamic_quantization(cls):
 @pytest.mark.parametrize('sizes', [None, SIZES])
 def test_lora(cls, sizes):
     """Adapters on every nn.Linear: those that mix tokens (a subclass) are among them."""
-    peft = pytest.importorskip('peft')
+    peft = import_reference('peft')
     model, x = small(cls), torch.randn(2, 3, 90, 75)
     names = list(linears(model))
     expected = model(x, valid_sizes=sizes)
