@@ -14,7 +14,6 @@ from families import (
     every,
     every_resolution,
     free_sizes,
-    resolutions,
     small,
     small_arch,
 )
@@ -25,9 +24,7 @@ from mlp_backbones.models import (
     GMLP,
     PlainBackbone,
     PlainGMLP,
-    PlainMLPMixer,
     PlainResMLP,
-    PlainS2MLP,
     PlainViT,
     PyramidBackbone,
     ShiftGMLP,
@@ -64,15 +61,6 @@ def operators(model, batch):
 
 
 @every_resolution
-def test_as_many_operators_for_many_images_as_for_two(cls, resolution):
-    """Made of tensors alone: no length of an image is read, and none is float64."""
-    model = small(cls, resolution=resolution)
-    two, many = operators(model, 2), operators(model, 16)
-    assert two.names == many.names
-    assert torch.float64 not in two.dtypes | many.dtypes
-
-
-@every_resolution
 def test_whole_canvases_make_no_mask(cls, resolution):
     model, x = small(cls, resolution=resolution).eval(), torch.randn(2, 3, 64, 64)
     with torch.no_grad():
@@ -86,33 +74,33 @@ def test_whole_canvases_make_no_mask(cls, resolution):
         assert not any('arange' in name or 'where' in name for name in full.names)
 
 
-# Every mode by a plain model, which has the blocks of the pyramid of its family, and two pyramids.
-programs = [(GMLP, None), (ShiftGMLP, None)]
-programs += [
-    (c, r)
-    for c in classes(PlainBackbone)
-    for r in resolutions(c)
-    if r not in ('window', 'interpolate')  # which alternate in another
-]
-every_program = pytest.mark.parametrize(
-    'cls, resolution', programs, ids=lambda v: v.__name__ if isinstance(v, type) else str(v)
-)
-
-
+# Sizes that are free take a second for a few operators: every plain model, which has the blocks of
+# the pyramid of its family, and two pyramids.
+FREE = (GMLP, ShiftGMLP, *classes(PlainBackbone))
 # What ONNX, which takes its time, is made of: each mode, shift and topology, and a class token.
 # The other exporter, further below, takes all families.
-AS_ONNX = [(ShiftGMLP, None), (PlainS2MLP, None), (PlainViT, 'global'), (PlainGMLP, 'grid')]
-AS_ONNX += [(PlainGMLP, 'window+interpolate')]
+AS_ONNX = (ShiftGMLP, PlainResMLP, PlainViT)
 
 
-def program_of(cls, resolution=None):
+def program_of(cls, without=()):
     """A model with one block for each mode; of the pyramids the first two stages."""
-    if issubclass(cls, PyramidBackbone):
-        settings = dict(out_indices=(0, 1))
-        resolution = resolution or ('window+interpolate' if cls.modes else None)
-    else:
-        settings = dict(arch=dict(small_arch(cls), num_layers=1 + str(resolution).count('+')))
-    return small(cls, resolution=resolution, **settings).eval()
+    arch = small_arch(cls)
+    if issubclass(cls, PlainBackbone):
+        modes = [mode for mode in cls.modes if mode not in without]
+        arch['num_layers'] = max(1, len(modes))
+        return small(cls, arch=arch, resolution='+'.join(modes) or None).eval()
+    arch['depths'] = (1, 1, 1, 1)
+    resolution = ('window', 'interpolate', 'interpolate', 'interpolate') if cls.modes else None
+    return small(cls, arch=arch, resolution=resolution, out_indices=(0, 1)).eval()
+
+
+@every
+def test_as_many_operators_for_many_images_as_for_two(cls):
+    """Made of tensors alone: no length of an image is read, and none is float64."""
+    model = program_of(cls).train()
+    two, many = operators(model, 2), operators(model, 16)
+    assert two.names == many.names
+    assert torch.float64 not in two.dtypes | many.dtypes
 
 
 # --- torch.compile ----------------------------------------------------------------------------
@@ -138,10 +126,10 @@ def graphs():
 
 
 @compiles
-@every_program
-def test_one_graph_for_any_valid_sizes_on_a_canvas(cls, resolution, graphs):
+@pytest.mark.parametrize('cls', FREE)
+def test_one_graph_for_any_valid_sizes_on_a_canvas(cls, graphs):
     made, compile = graphs
-    model = program_of(cls, resolution)
+    model = program_of(cls)
     compiled = compile(model, dynamic=False)
     x = torch.randn(2, 3, 90, 75)
     with torch.no_grad():
@@ -156,8 +144,16 @@ def test_one_graph_for_any_valid_sizes_on_a_canvas(cls, resolution, graphs):
     assert len(made) <= 3
 
 
-@every
-@pytest.mark.parametrize('sizes', [None, pytest.param(SIZES, marks=compiles)])
+@pytest.mark.parametrize(
+    'cls, sizes',
+    # without sizes no family has an operator of its own
+    [(c, None) for c in (GMLP, PlainViT)]
+    + [
+        pytest.param(c, SIZES, marks=compiles)
+        for c in classes(PyramidBackbone) + classes(PlainBackbone)
+    ],
+    ids=lambda v: v.__name__ if isinstance(v, type) else str(v is not None),
+)
 def test_a_compiled_model_trains(cls, sizes, graphs):
     made, compile = graphs
     model = program_of(cls).train()
@@ -177,8 +173,7 @@ def test_a_compiled_model_trains(cls, sizes, graphs):
 @free_sizes
 @pytest.mark.parametrize(
     'cls, valid',
-    [(c, True) for c in (GMLP, ShiftGMLP, PlainMLPMixer, PlainResMLP, PlainViT)]
-    + [(PlainGMLP, False)],
+    [(c, True) for c in (GMLP, ShiftGMLP, PlainViT)] + [(PlainGMLP, False)],
     ids=lambda v: v.__name__ if isinstance(v, type) else str(v),
 )
 def test_two_graphs_at_most_for_canvases_of_any_size(cls, valid, graphs):
@@ -208,19 +203,18 @@ def run_onnx(file, *inputs):
 
 
 @free_sizes
-@every_program
-def test_an_export_takes_other_canvases_and_sizes(cls, resolution, tmp_path, valid=True):
+@pytest.mark.parametrize('cls', FREE)
+def test_an_export_takes_other_canvases_and_sizes(cls, tmp_path, valid=True):
     """Batch, height and width are free, and the valid sizes a second input."""
-    model = program_of(cls, resolution)
+    model = program_of(cls)
     free = torch.export.Dim.DYNAMIC
     x, sizes = torch.randn(2, 3, 90, 75), torch.tensor(SIZES) if valid else None
     shapes = dict(x={0: free, 2: free, 3: free}, valid_sizes={0: free} if valid else None)
     with torch.no_grad():
         program = torch.export.export(model, (x, sizes), dynamic_shapes=shapes)
-        as_onnx = (cls, resolution) in AS_ONNX
-        if as_onnx:
+        if cls in AS_ONNX:
             # torch's clean-up of a graph takes as long as all the rest: once will do
-            settings = dict(dynamo=True, verbose=False, optimize=cls is PlainViT)
+            settings = dict(dynamo=True, verbose=False, optimize=cls is PlainResMLP)
             torch.onnx.export(program, **settings).save(tmp_path / 'model.onnx')
         program = program.module()
         for b, h, w in ((3, 70, 133), (4, 128, 96), (2, 64, 64), (1, 3, 5)):
@@ -229,37 +223,35 @@ def test_an_export_takes_other_canvases_and_sizes(cls, resolution, tmp_path, val
             expected = model(x, valid_sizes=sizes)
             if (h, w) > (64, 64):  # a program is for more than one window on each side
                 close(program(x, sizes), expected, 1e-4)
-            if as_onnx:
+            if cls in AS_ONNX:
                 close(run_onnx(tmp_path / 'model.onnx', x, sizes), expected, 1e-4)
 
 
 @free_sizes
 def test_an_export_takes_other_whole_canvases(tmp_path):
-    test_an_export_takes_other_canvases_and_sizes(
-        PlainGMLP, 'window+interpolate', tmp_path, valid=False
-    )
+    test_an_export_takes_other_canvases_and_sizes(PlainResMLP, tmp_path, valid=False)
 
 
 @free_sizes
-@every_resolution
-def test_a_program_of_one_size_has_constants_for_matrices(cls, resolution):
-    model, x = program_of(cls, resolution), torch.randn(2, 3, 90, 75)
+@every
+def test_a_program_of_one_size_has_constants_for_matrices(cls):
+    # grids have tables, by arithmetic
+    model, x = program_of(cls, without=['grid']), torch.randn(2, 3, 90, 75)
     with torch.no_grad():
         program = torch.export.export(model, (x,))
         close(program.module()(x), model(x))
-    if 'interpolate' in str(resolution) or getattr(model, 'pos_embed', None):
+    if 'interpolate' in cls.modes or getattr(model, 'pos_embed', None):
         assert program.constants
-    if resolution != 'grid':  # which has tables, by arithmetic
-        assert not any('arange' in str(node.target) for node in program.graph.nodes)
+    assert not any('arange' in str(node.target) for node in program.graph.nodes)
 
 
 # --- traces, and ONNX by way of TorchScript ---------------------------------------------------
 
 
-@every_resolution
-def test_a_trace_can_be_saved(cls, resolution, tmp_path):
+@every
+def test_a_trace_can_be_saved(cls, tmp_path):
     device = 'cuda' if torch.cuda.is_available() else 'cpu'  # sizes in a trace are on the CPU
-    model = program_of(cls, resolution).to(device)
+    model = program_of(cls).to(device)
     x = torch.randn(1, 3, 40, 50, device=device)
     with torch.no_grad():
         torch.jit.trace(model, x).save(tmp_path / 'model.pt')
@@ -269,10 +261,10 @@ def test_a_trace_can_be_saved(cls, resolution, tmp_path):
             close(traced(x), model(x), 1e-4)
 
 
-@every_resolution
-def test_torchscript_onnx_of_one_size_takes_any_batch(cls, resolution, tmp_path):
+@every
+def test_torchscript_onnx_of_one_size_takes_any_batch(cls, tmp_path):
     """The exporter that mmdeploy uses."""
-    model = program_of(cls, resolution)
+    model = program_of(cls)
     file = tmp_path / 'model.onnx'
     with torch.no_grad():
         torch.onnx.export(
