@@ -1,8 +1,7 @@
-import functools
 import gc
 import os
 
-import mmengine.config.utils
+import metafiles  # noqa: F401
 import pytest
 from hypothesis import settings
 
@@ -12,10 +11,6 @@ settings.register_profile(
     'project', deadline=None, max_examples=40, derandomize='CI' in os.environ
 )
 settings.load_profile('project')
-
-# For each base in another package mmengine reads that package's list of models anew, which is nine
-# tenths of the time of a config: 102 files of mmdet, which stay as they are.
-mmengine.config.utils.load = functools.cache(mmengine.config.utils.load)
 
 
 def pytest_collection_modifyitems(items):

@@ -23,6 +23,8 @@ CONFIGS = [path.relative_to(ROOT) for path in CLASSIFIERS]
 # Builds the model of every config, then trains by those that are named: one start of mmpretrain.
 SCRIPT = """
 import json, runpy, sys
+sys.path.insert(0, 'tests')
+import metafiles
 import torch
 from mmengine.registry import MODELS, init_default_scope
 from mlp_backbones.engine import launch

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import shipped
 import torch
+from in_process import run_tool
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
@@ -260,15 +261,6 @@ def coco(tmp_path_factory):
     return root
 
 
-def refused(monkeypatch, *command):
-    """With what a tool ends, run in this process."""
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(sys, 'argv', [str(word) for word in command])
-    with pytest.raises(SystemExit) as end:
-        runpy.run_path(sys.argv[0], run_name='__main__')
-    return str(end.value)
-
-
 @pytest.mark.slow
 def test_two_processes_train_then_one_resumes_and_tests(coco, tmp_path, monkeypatch):
     options = [
@@ -307,8 +299,8 @@ def test_two_processes_train_then_one_resumes_and_tests(coco, tmp_path, monkeypa
     state['meta'].update(cfg=code, config=code)
     state['message_hub']['runtime_info']['cfg'] = code
     torch.save(state, tmp_path / 'epoch_1.pth')
-    run(
-        'python', 'tools/train.py', MASK_RCNN, *work_dir, '--resume', *options,
+    run_tool(
+        monkeypatch, 'train.py', MASK_RCNN, *work_dir, '--resume', *options,
         'train_cfg.max_epochs=2', 'train_cfg.val_interval=9',
     )  # fmt: skip
     state = torch.load(tmp_path / 'epoch_2.pth', weights_only=False)

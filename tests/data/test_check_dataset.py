@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from folders import CLASSES, content, put, put_maps
+from in_process import run_tool
 from mmengine.config import Config
 from PIL import Image
 
@@ -329,22 +330,21 @@ def test_a_config_with_label_maps_is_checked(names, tmp_path):
     assert 'has label 3' in error.text and f'has {len(found.classes)} classes' in error.text
 
 
-def test_the_tool(coco, tmp_path):
-    tool = [sys.executable, ROOT / 'tools/check_dataset.py']
+def test_the_tool(coco, tmp_path, monkeypatch):
     out = ['--json', tmp_path / 'a.json', '--sheet', tmp_path / 'a.png']
-    run = subprocess.run([*tool, coco, *out], capture_output=True, text=True)
+    command = [sys.executable, ROOT / 'tools/check_dataset.py', coco, *out]
+    run = subprocess.run(command, capture_output=True, text=True)
     assert (run.returncode, run.stderr) == (0, ''), run.stderr
     assert 'train: 4 images' in run.stdout and 'no problems' in run.stdout
     assert (tmp_path / 'a.png').is_file()
     cut('images/1.png', 0)(coco)
-    run = subprocess.run([*tool, coco, *out], capture_output=True, text=True)
-    assert (run.returncode, run.stderr) == (1, ''), run.stderr
+    assert run_tool(monkeypatch, 'check_dataset.py', coco, *out) == 1
     (problem,) = json.loads((tmp_path / 'a.json').read_text())['problems']
     assert problem['kind'] == 'empty image file' and problem['file'].endswith('images/1.png')
-    run = subprocess.run([*tool, tmp_path / 'x'], capture_output=True, text=True)
-    assert run.returncode == 1 and run.stderr.startswith('check_dataset.py: there is no config')
-    run = subprocess.run([*tool, coco, '--sheet', 'a.txt'], capture_output=True, text=True)
-    assert run.returncode == 1 and 'its name must end in .png' in run.stderr
+    message = run_tool(monkeypatch, 'check_dataset.py', tmp_path / 'x')
+    assert message.startswith('check_dataset.py: there is no config')
+    message = run_tool(monkeypatch, 'check_dataset.py', coco, '--sheet', 'a.txt')
+    assert 'its name must end in .png' in message
 
 
 def test_a_folder_without_either_is_refused(tmp_path):

@@ -257,8 +257,8 @@ def test_weights_of_the_classes_follow_their_number(tmp_path):
         use_data(cfg, tmp_path, tmp_path)
 
 
-def test_one_command_trains_and_what_it_leaves_is_a_config_and_a_checkpoint(tmp_path):
+def test_one_command_trains_and_what_it_leaves_is_a_config_and_a_checkpoint(tmp_path, monkeypatch):
     put(tmp_path, 'cells.json', 'images', content(6, masks=False))
-    printed, classes = train_twice('demo/gmlp_maskrcnn.py', tmp_path)
+    printed, classes = train_twice(monkeypatch, 'demo/gmlp_maskrcnn.py', tmp_path)
     assert 'objects of    train      val' in printed and 'coco/bbox_mAP' in printed
     assert classes == NAMES

@@ -193,9 +193,9 @@ def test_configs_take_the_folder(name, tmp_path):
     assert (evaluator[0] if isinstance(evaluator, list) else evaluator).type == 'IoUMetric'
 
 
-def test_one_command_trains_and_what_it_leaves_is_a_config_and_a_checkpoint(tmp_path):
+def test_one_command_trains_and_what_it_leaves_is_a_config_and_a_checkpoint(tmp_path, monkeypatch):
     put_maps(tmp_path / 'images', tmp_path / 'masks', 'abcdef')
     (tmp_path / 'classes.txt').write_text('sky\nroad\nignore')
-    printed, classes = train_twice('demo/gmlp_upernet.py', tmp_path)
+    printed, classes = train_twice(monkeypatch, 'demo/gmlp_upernet.py', tmp_path)
     assert '% of pixels    train      val' in printed and 'mIoU' in printed
     assert classes == ('sky', 'road')
