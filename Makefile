@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install lint format test test-oldest demo demo-seg demo-real survive bench wheel clean
+.PHONY: help install lint format test test-quick test-oldest demo demo-seg demo-real survive bench wheel clean
 
 PYTHON_BIN := .venv/bin/python
 FAMILY ?= gmlp
@@ -20,8 +20,13 @@ format: install ## ruff: repair what it can
 	$(PYTHON_BIN) -m ruff format .
 
 # One thread for each worker: more of them only wait for one another.
+PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(PYTHON_BIN) -m pytest -n $(WORKERS) --dist worksteal
+
 test: lint ## lint and all tests; PYTEST_ARGS="-k gmlp" runs some, WORKERS=0 in one process
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(PYTHON_BIN) -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
+
+test-quick: lint ## lint and the quick tests of the models, below two minutes
+	$(PYTEST) tests/models -m 'not slow' $(PYTEST_ARGS)
 
 # torch 2.1 knows no Python after 3.11.
 OLDEST := .venv-oldest

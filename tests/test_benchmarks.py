@@ -85,7 +85,7 @@ def camvid(tmp_path):
 
 def test_the_resolution_study_trains_tests_and_goes_on(camvid, monkeypatch, tmp_path, capsys):
     out, plot = tmp_path / 'study.csv', tmp_path / 'study.png'
-    arguments = [camvid, '--out', out, '--iters', 20, '--seeds', 0]
+    arguments = [camvid, '--out', out, '--iters', 20, '--batch-size', 2, '--seeds', 0]
     for rows in ('GMLP one size', 'GMLP residual', 'S2MLP', 'S2MLP', 'Swin', 'ResNet'):
         run(monkeypatch, resolution_study, *arguments, '--rows', rows)
     names = [row['row'] for row in csv.DictReader(out.open())]

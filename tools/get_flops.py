@@ -120,8 +120,8 @@ def difference(measured: float, published: float | None) -> str:
 def complexity_row(cls: type, arch: str, shape: tuple[int, int], options: dict) -> list[str]:
     backbone = build(cls, arch, options)
     native, large = measure_backbone(backbone, NATIVE), measure_backbone(backbone, shape)
-    channels = backbone.eval()(torch.empty(1, backbone.in_channels, 32, 32, device='meta'))
-    head = 1000 * channels[-1].shape[1] + 1000
+    last = getattr(backbone, 'channels', None) or [backbone.patch_embed.proj.out_channels]
+    head = 1000 * last[-1] + 1000
     # with other options than the preset's, it is no published model
     printed = (not options and PUBLISHED.get((cls.__name__, arch))) or Published(None, None, '-')
     params = native.params + (head if printed.has_head else 0)

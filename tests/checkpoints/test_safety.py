@@ -1,6 +1,8 @@
 """Every way in x every hostile file: refused, or loaded as data; nothing in it is run."""
 
 import argparse
+import functools
+import io
 import os
 import pickle
 import runpy
@@ -94,11 +96,19 @@ def npz(path, trace):
         np.savez(file, weight=np.array([Code(trace)], dtype=object))
 
 
-def bomb(path, trace):
-    with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as archive:
-        with archive.open('archive/data.pkl', 'w', force_zip64=True) as file:
+@functools.cache
+def zeros():
+    """A zip file of a megabyte with a gigabyte in it."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, 'w', zipfile.ZIP_DEFLATED) as archive:
+        with archive.open('archive/data.pkl', 'w', force_zip64=True) as content:
             for _ in range(1100):
-                file.write(bytes(2**20))
+                content.write(bytes(2**20))
+    return file.getvalue()
+
+
+def bomb(path, trace):
+    path.write_bytes(zeros())
 
 
 def cut_off(path, trace):

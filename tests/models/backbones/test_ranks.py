@@ -3,6 +3,7 @@
 import contextlib
 import gc
 
+import pytest
 import torch
 from families import SIZES, classes, fixed, small
 from torch import nn
@@ -120,6 +121,7 @@ def compare(rank):
                 )
 
 
+@pytest.mark.slow
 def test_two_ranks_learn_what_one_learns(tmp_path):
     for attempt in ('first', 'second'):
         (tmp_path / attempt).mkdir()
