@@ -200,17 +200,21 @@ compile_failed() { # as the log $1 says
 }
 
 compile_wheel() { # to the folder $1; ninja goes on where an earlier compile stopped
-    local build=$venv/mmcv-build log=$venv/mmcv-build.log source try
+    local build=$venv/mmcv-build log=$venv/mmcv-build.log std=c++17 source try
     source=$build/onedl_mmcv-$mmcv
+    # The headers of torch 2.14 need it, and mmcv's setup.py asks for C++17.
+    if grep -q 'C++20 or later' "$venv"/lib/python*/site-packages/torch/include/ATen/ATen.h; then
+        std=c++20
+    fi
     try=$(mktemp -d)
     echo '#include <optional>
 #include <Python.h>
 int main() { return std::optional<int>(0).value(); }' >"$try/try.cpp"
     # shellcheck disable=SC2086  # CXX may hold a launcher and a compiler: "ccache g++"
-    ${CXX:-c++} -std=c++17 -c -o "$try/try.o" "$try/try.cpp" \
+    ${CXX:-c++} "-std=$std" -c -o "$try/try.o" "$try/try.cpp" \
         -I"$("$py" -c 'import sysconfig; print(sysconfig.get_paths()["include"])')" 2>"$log" ||
-        die "mmcv has no wheel for this torch and Python, and '${CXX:-c++}' does not compile C++17 with" \
-            "Python.h (on Debian and Ubuntu: apt-get install g++ python3-dev): see $log." \
+        die "mmcv has no wheel for this torch and Python, and '${CXX:-c++}' does not compile" \
+            "$std with Python.h (on Debian and Ubuntu: apt-get install g++ python3-dev): see $log." \
             'What is installed stays; run it again then.'
     rm -r "$try"
     if [[ $key == *-cuda* ]] && ! "$py" -c 'from torch.utils.cpp_extension import CUDA_HOME as home
@@ -224,6 +228,7 @@ raise SystemExit(home is None)'; then
         "$py" -m pip download --quiet --no-deps --no-build-isolation --no-binary onedl-mmcv \
             --dest "$build" "onedl-mmcv==$mmcv" && "$py" -m tarfile -e "$source.tar.gz" "$build/new" ||
             { rm -rf "$build" && die 'the source of mmcv did not come'; }
+        sed -i.c++17 "s/-std=c++17/-std=$std/" "$build/new/${source##*/}/setup.py"
         make_units "$build/new/${source##*/}"
         mv "$build/new/${source##*/}" "$source"
     fi
