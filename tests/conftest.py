@@ -1,4 +1,5 @@
 import gc
+import logging
 import os
 
 import metafiles  # noqa: F401
@@ -38,3 +39,10 @@ def own_visualizers():
         cls._instance_dict.clear()
         classes += cls.__subclasses__()
     yield
+
+
+@pytest.fixture(autouse=True)
+def own_logging():
+    """The benchmarks silence the warnings of their process."""
+    yield
+    logging.disable(logging.NOTSET)
