@@ -132,7 +132,8 @@ def config(work_dir, by_epoch=True, workers=0, kill=None, **changes):
             ),
             randomness=dict(seed=3),
             log_level='ERROR',
-        )
+        ),
+        format_python_code=False,  # for each checkpoint, half of the time
     )
     cfg.merge_from_dict(changes)
     if kill:

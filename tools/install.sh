@@ -184,11 +184,10 @@ make_units() { # in the sources $1
 }
 
 build_wheel() { # in the folder $1/wheel, of the sources $2, with the log $3; it takes a time of $4
-    local flags=${CPPFLAGS:-}
+    local flags=${CPPFLAGS:-} more=
     # CPPFLAGS, because setuptools takes CFLAGS instead of Python's own, and -O3 is among those.
-    if [[ $key != *-cuda* ]]; then flags+=' -g0'; fi
-    say "compiling mmcv's ops, $MAX_JOBS compilers at once; on 2 free cores this takes $4, once" \
-        "(with those for a GPU, longer)"
+    if [[ $key == *-cuda* ]]; then more=', and more for the GPU'; else flags+=' -g0'; fi
+    say "compiling mmcv's ops, once, $MAX_JOBS compilers at once: $4 on 2 free cores$more"
     CPPFLAGS=$flags MMCV_WITH_OPS=1 "$py" -m pip wheel -v --no-cache-dir --no-deps \
         --no-build-isolation --wheel-dir "$1/wheel" "$2" 2>&1 | tee "$3" |
         { grep --line-buffered -Eo '^ *\[[0-9]+/[0-9]+\]' || true; }
@@ -232,7 +231,7 @@ raise SystemExit(home is None)'; then
         make_units "$build/new/${source##*/}"
         mv "$build/new/${source##*/}" "$source"
     fi
-    # A compiler takes up to 2.3 GB.
+    # A compiler takes up to 2.3 GB, with CUDA 3.3.
     export MAX_JOBS=${MAX_JOBS:-$("$py" -c 'import os
 memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
