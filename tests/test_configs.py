@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import shipped
 import torch
+from in_process import run_tool
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
@@ -58,8 +59,8 @@ def test_bases_of_mmseg_are_found(tmp_path):
 @pytest.fixture(scope='module')
 def data_root(tmp_path_factory):
     root = tmp_path_factory.mktemp('demo')
-    command = [sys.executable, ROOT / 'tools/make_demo_data.py', root / 'data/demo']
-    subprocess.run([*command, '--train', '4', '--val', '2'], check=True)
+    with pytest.MonkeyPatch.context() as patch:
+        run_tool(patch, 'make_demo_data.py', root / 'data/demo', '--train', '4', '--val', '2')
     return root / 'data/demo'
 
 

@@ -102,26 +102,21 @@ COMMAND = re.compile(
 TABLES = COMMAND.findall((DOCS / 'families.md').read_text(encoding='utf-8'))
 
 
-@pytest.fixture(scope='module')
-def get_flops():
-    """The tool, which measures a model once for all tables."""
-    tool = runpy.run_path(str(ROOT / 'tools/get_flops.py'))
+@pytest.mark.slow
+def test_tables_are_what_their_commands_print(subtests, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    tool = runpy.run_path('tools/get_flops.py')
     measure, known = tool['measure_backbone'], {}
 
-    def measure_once(backbone, size):
+    def measure_once(backbone, size):  # what several tables have
         key = str(backbone), size
         known[key] = known.get(key) or measure(backbone, size)
         return known[key]
 
     tool['run'].__globals__['measure_backbone'] = measure_once
-    return tool
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('command, table', TABLES, ids=[command for command, _ in TABLES])
-def test_tables_are_what_their_commands_print(command, table, get_flops, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    assert get_flops['run'](get_flops['parse_args'](command.split())) + '\n' == table
+    for command, table in TABLES:
+        with subtests.test(command):
+            assert tool['run'](tool['parse_args'](command.split())) + '\n' == table
 
 
 def test_every_family_has_its_tables_and_its_figure():

@@ -1,13 +1,12 @@
 """The loss on validation images beside the metrics."""
 
 import json
-import subprocess
-import sys
 from copy import deepcopy
 from pathlib import Path
 
 import pytest
 import torch
+from in_process import run_tool
 from mmengine.runner import Runner
 
 from mlp_backbones.engine import launch
@@ -20,8 +19,8 @@ HOOK = 'mlp_backbones.ValLossHook'
 @pytest.fixture(scope='module')
 def data_root(tmp_path_factory):
     root = tmp_path_factory.mktemp('demo') / 'data'
-    command = [sys.executable, ROOT / 'tools/make_demo_data.py', root]
-    subprocess.run([*command, '--train', '4', '--val', '3'], check=True)
+    with pytest.MonkeyPatch.context() as patch:
+        run_tool(patch, 'make_demo_data.py', root, '--train', '4', '--val', '3')
     return root
 
 

@@ -22,11 +22,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mlp_backbones.models import (
     GMLP,
+    ConvMLP,
     PlainBackbone,
     PlainGMLP,
     PlainResMLP,
     PlainViT,
-    PyramidBackbone,
+    PoolFormer,
     ShiftGMLP,
 )
 
@@ -74,8 +75,9 @@ def test_whole_canvases_make_no_mask(cls, resolution):
         assert not any('arange' in name or 'where' in name for name in full.names)
 
 
-# Sizes that are free take a second for a few operators: every plain model, which has the blocks of
-# the pyramid of its family, and a pyramid.
+# Every block once: a plain model has that of the pyramid of its family.
+BLOCKS = (GMLP, ShiftGMLP, PoolFormer, ConvMLP, *classes(PlainBackbone))
+# Sizes that are free take a second for a few operators: every plain model, and a pyramid.
 FREE = (ShiftGMLP, *classes(PlainBackbone))
 # What ONNX, which takes its time, is made of: each mode, shift and topology, and a class token.
 # The other exporter, further below, takes all families.
@@ -150,10 +152,7 @@ def test_one_graph_for_any_valid_sizes_on_a_canvas(cls, graphs):
     'cls, sizes',
     # without sizes no family has an operator of its own
     [(c, None) for c in (GMLP, PlainViT)]
-    + [
-        pytest.param(c, SIZES, marks=compiles)
-        for c in classes(PyramidBackbone) + classes(PlainBackbone)
-    ],
+    + [pytest.param(c, SIZES, marks=compiles) for c in BLOCKS],
     ids=lambda v: v.__name__ if isinstance(v, type) else str(v is not None),
 )
 def test_a_compiled_model_trains(cls, sizes, graphs):
@@ -182,7 +181,7 @@ def test_a_compiled_model_trains(cls, sizes, graphs):
 def test_two_graphs_at_most_for_canvases_of_any_size(cls, valid, graphs):
     """The first canvas, then any batch, height and width."""
     made, compile = graphs
-    model = program_of(cls, without=['window', 'interpolate'] if cls is PlainViT else [])
+    model = program_of(cls, without=['window', 'grid', 'global'] if cls is PlainViT else [])
     compiled = compile(model)
     with torch.no_grad():
         for b, h, w in ((2, 96, 75), (3, 67, 130), (4, 128, 90), (2, 75, 96)):
@@ -210,8 +209,9 @@ def run_onnx(file, *inputs):
 @pytest.mark.parametrize('cls', FREE)
 def test_an_export_takes_other_canvases_and_sizes(cls, tmp_path, valid=True):
     """Batch, height and width are free, and the valid sizes a second input."""
-    # a mode more takes three seconds, as ONNX ten: of ViT, whose grids are those of other models
-    model = program_of(cls, without=['grid'] if cls is PlainViT or not valid else [])
+    # each mode takes three seconds, as ONNX ten: ResMLP has them all
+    without = [] if cls is PlainResMLP and valid else ['window', 'grid']
+    model = program_of(cls, without)
     free = torch.export.Dim.DYNAMIC
     x, sizes = torch.randn(2, 3, 90, 75), torch.tensor(SIZES) if valid else None
     shapes = dict(x={0: free, 2: free, 3: free}, valid_sizes={0: free} if valid else None)
