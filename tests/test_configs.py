@@ -60,7 +60,9 @@ def test_bases_of_mmseg_are_found(tmp_path):
 def data_root(tmp_path_factory):
     root = tmp_path_factory.mktemp('demo')
     with pytest.MonkeyPatch.context() as patch:
-        run_tool(patch, 'make_demo_data.py', root / 'data/demo', '--train', '4', '--val', '2')
+        assert not run_tool(
+            patch, 'make_demo_data.py', root / 'data/demo', '--train', '4', '--val', '2'
+        )
     return root / 'data/demo'
 
 

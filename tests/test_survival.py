@@ -150,7 +150,7 @@ def test_two_machines(config, whole, tmp_path):
 def test_two_processes_equal_one_with_the_double_batch(tmp_path, monkeypatch):
     """Real parts: a segmentor, flips, and validation images that two processes cannot share."""
     sizes = ['--train', '16', '--val', '7', '--size', '64']
-    run_tool(monkeypatch, 'make_demo_data.py', tmp_path / 'data', *sizes)
+    assert not run_tool(monkeypatch, 'make_demo_data.py', tmp_path / 'data', *sizes)
     config = ROOT / 'configs/demo/gmlp_upernet.py'
     norm = dict(type='GN', num_groups=4)  # the statistics of a BN are of one process
     options = ['--cfg-options', f'data_root={tmp_path}/data', 'train_cfg.max_epochs=1']
@@ -161,7 +161,9 @@ def test_two_processes_equal_one_with_the_double_batch(tmp_path, monkeypatch):
         folder = tmp_path / str(ranks)
         size = f'train_dataloader.batch_size={4 // ranks}'
         if ranks == 1:
-            run_tool(monkeypatch, 'train.py', config, '--work-dir', folder, *options, size)
+            assert not run_tool(
+                monkeypatch, 'train.py', config, '--work-dir', folder, *options, size
+            )
         else:
             assert Run(config, folder, *options, size).end() == 0
         states.append(torch.load(folder / 'epoch_1.pth', weights_only=False)['state_dict'])

@@ -301,7 +301,7 @@ def test_two_processes_train_then_one_resumes_and_tests(coco, tmp_path, monkeypa
     state['meta'].update(cfg=code, config=code)
     state['message_hub']['runtime_info']['cfg'] = code
     torch.save(state, tmp_path / 'epoch_1.pth')
-    run_tool(
+    assert not run_tool(
         monkeypatch, 'train.py', MASK_RCNN, *work_dir, '--resume', *options,
         'train_cfg.max_epochs=2', 'train_cfg.val_interval=9',
     )  # fmt: skip

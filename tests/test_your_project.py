@@ -129,7 +129,7 @@ def test_the_models_of_its_table_train_on_two_processes(tmp_path, monkeypatch):
     """DistributedDataParallel stops in the second iteration if a parameter had no gradient."""
     assert {row[0] for row in ROWS} >= set(RUN) and len(ROWS) == 20
     data = tmp_path / 'data/demo'
-    run_tool(monkeypatch, 'make_demo_data.py', data, '--train', '8', '--val', '2')
+    assert not run_tool(monkeypatch, 'make_demo_data.py', data, '--train', '8', '--val', '2')
     # afresh: another test of this process may have put timm's torchvision on the path
     run = subprocess.run([sys.executable, __file__, tmp_path], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-2000:]

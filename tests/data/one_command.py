@@ -20,6 +20,8 @@ def train_twice(monkeypatch, config, folder):
     )
     assert first.returncode == 0, first.stderr[-2000:]
     # this process knows nothing of the first
-    run_tool(monkeypatch, 'train.py', folder / 'run' / path.name, '--work-dir', folder / 'again')
+    assert not run_tool(
+        monkeypatch, 'train.py', folder / 'run' / path.name, '--work-dir', folder / 'again'
+    )
     state = torch.load(folder / 'again/epoch_1.pth', weights_only=False)
     return first.stdout, state['meta']['dataset_meta']['classes']

@@ -20,7 +20,7 @@ HOOK = 'mlp_backbones.ValLossHook'
 def data_root(tmp_path_factory):
     root = tmp_path_factory.mktemp('demo') / 'data'
     with pytest.MonkeyPatch.context() as patch:
-        run_tool(patch, 'make_demo_data.py', root, '--train', '4', '--val', '3')
+        assert not run_tool(patch, 'make_demo_data.py', root, '--train', '4', '--val', '3')
     return root
 
 
